@@ -1,0 +1,66 @@
+"""What the service knows about one adapter, beside its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """The facts kept beside an adapter's weights. Times are Unix time in seconds."""
+
+    id: str
+    tenant: str
+    base_model: str
+    base_fingerprint: str
+    generator_fingerprint: str
+    strategy: str
+    created_at: float
+    expires_at: float
+    tokens: int
+    chunks: int
+    rank: int
+    bytes: int
+    sha256: str
+    parent: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> AdapterRecord:
+        return cls(**json.loads(data))
+
+    def public(self) -> dict[str, Any]:
+        """The part that its owner sees."""
+        return {
+            "id": self.id,
+            "object": "adapter",
+            "base_model": self.base_model,
+            "generator": self.generator_fingerprint,
+            "created_at": int(self.created_at),
+            "expires_at": int(self.expires_at),
+            "tokens": self.tokens,
+            "chunks": self.chunks,
+            "rank": self.rank,
+            "bytes": self.bytes,
+            "strategy": self.strategy,
+            "parent": self.parent,
+            "metadata": self.metadata,
+        }
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a listing, newest first."""
+
+    records: list[AdapterRecord]
+    has_more: bool
+
+
+def checksum(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()

@@ -1,0 +1,255 @@
+"""The store: everything that is said to Redis (or Valkey, 6.2 or newer, a cluster too), and every key.
+
+    ga:{ID}:meta         JSON of the record, with the payload's SHA-256   lives as long as the adapter
+    ga:{ID}:factors      the adapter's compact weights (safetensors)      the same; written and removed together with meta
+    ga:tenant:{T}:made   sorted set: ids by time of creation, in ms       until the tenant's last adapter expires
+    ga:tenant:{T}:ends   sorted set: ids by time of expiry, in ms         the same; tells which members to prune
+    ga:secret            32 random bytes that key the ids                 for ever; all replicas share it
+
+The braces are cluster hash tags: no command or script touches two slots. The keys of an adapter and the index of its tenant lie in
+different slots, so they are written one after the other: the index first, because a crash in between then leaves a member that
+listing skips and pruning removes, and never an adapter that no listing shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.errors import AdapterDamaged, StoreUnavailable
+from service.ids import is_adapter_id
+from service.records import AdapterRecord, Page, checksum
+from service.store_scripts import DROP_INDEX, DROP_PAIR, PUT_INDEX, PUT_PAIR, REFRESH_PAIR
+
+logger = logging.getLogger(__name__)
+
+SECRET_KEY = "ga:secret"
+SECRET_BYTES = 32
+# A pooled connection that a restart of the server has cut is noticed at its next use; one more try, on a fresh one, hides that.
+RECONNECT_TRIES = 1
+RECONNECT_PAUSE_S = 0.05
+# Index members whose adapter is missing are pruned only when this old: a younger one may be about to be written.
+PUBLISH_GRACE_S = 60.0
+# Listing looks at this many index members at most for a page, dead ones included.
+MAX_LIST_READS = 400
+LIST_LIMIT = 100
+
+Observer = Callable[[str, float, bool], None]
+
+
+def _meta_key(adapter_id: str) -> str:
+    return f"ga:{{{adapter_id}}}:meta"
+
+
+def _factors_key(adapter_id: str) -> str:
+    return f"ga:{{{adapter_id}}}:factors"
+
+
+def _index_keys(tenant: str) -> tuple[str, str]:
+    return f"ga:tenant:{{{tenant}}}:made", f"ga:tenant:{{{tenant}}}:ends"
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _client(url: str, timeout_s: float, connections: int) -> Any:
+    """A client with a bounded pool; `redis+cluster://` and `rediss+cluster://` reach a cluster."""
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+        "retry": Retry(ConstantBackoff(RECONNECT_PAUSE_S), RECONNECT_TRIES, supported_errors=(RedisConnectionError,)),
+    }
+    scheme, _, rest = url.partition("://")
+    if scheme.endswith("+cluster"):
+        return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{rest}", max_connections=connections, **options)
+    pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s, **options)
+    return Redis.from_pool(pool)
+
+
+class Store:
+    """Adapters in Redis. Every method raises StoreUnavailable when Redis is away, slow or takes no writes."""
+
+    def __init__(self, client: Any, observe: Observer | None = None) -> None:
+        self._redis = client
+        self._observe = observe
+        self._secret: bytes | None = None
+
+    @classmethod
+    async def open(
+        cls, url: str, *, timeout_s: float = 2.0, connections: int = 64, observe: Observer | None = None
+    ) -> Store:
+        """Does not connect yet: a store that is away at start-up may come back."""
+        return cls(_client(url, timeout_s, connections), observe)
+
+    async def close(self) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            await self._redis.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _operation(self, name: str) -> AsyncIterator[None]:
+        begin, failed = time.perf_counter(), True
+        try:
+            yield
+            failed = False
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            kind = "slow" if isinstance(error, RedisTimeoutError | asyncio.TimeoutError) else type(error).__name__
+            logger.warning("store: %s failed (%s)", name, kind)
+            raise StoreUnavailable(f"{name}: {kind}") from error
+        finally:
+            if self._observe is not None:
+                self._observe(name, time.perf_counter() - begin, failed)
+
+    async def ping(self) -> None:
+        async with self._operation("ping"):
+            await self._redis.ping()
+
+    async def id_secret(self) -> bytes:
+        """The key of the ids. Kept here too, so that a store that lost everything gets the same one back."""
+        async with self._operation("secret"):
+            found = await self._redis.get(SECRET_KEY)
+            if found is None:
+                await self._redis.set(SECRET_KEY, self._secret or os.urandom(SECRET_BYTES), nx=True)
+                found = await self._redis.get(SECRET_KEY)
+        if not found:
+            raise StoreUnavailable("the id secret was not kept")
+        self._secret = bytes(found)
+        return self._secret
+
+    async def publish(self, record: AdapterRecord, payload: bytes) -> None:
+        """All of it or nothing: record and weights appear in one step, and with the same time to live."""
+        keys = [_meta_key(record.id), _factors_key(record.id)]
+        made, ends = _index_keys(record.tenant)
+        expiry_ms = _milliseconds(record.expires_at)
+        now_ms = _milliseconds(time.time())
+        async with self._operation("publish"):
+            created_ms = _milliseconds(record.created_at)
+            await self._redis.eval(PUT_INDEX, 2, made, ends, record.id, created_ms, expiry_ms, now_ms)
+            await self._redis.eval(PUT_PAIR, 2, *keys, record.to_json(), payload, expiry_ms)
+
+    async def get(self, adapter_id: str) -> AdapterRecord | None:
+        if not is_adapter_id(adapter_id):
+            return None
+        async with self._operation("get"):
+            data = await self._redis.get(_meta_key(adapter_id))
+        return None if data is None else AdapterRecord.from_json(data)
+
+    async def payload(self, adapter_id: str) -> bytes | None:
+        """The compact weights, checked against the record. A damaged adapter is removed, so that it can be made anew."""
+        if not is_adapter_id(adapter_id):
+            return None
+        async with self._operation("payload"):
+            meta, payload = await self._redis.mget(_meta_key(adapter_id), _factors_key(adapter_id))
+        if meta is None or payload is None:
+            return None
+        record = AdapterRecord.from_json(meta)
+        if not hmac.compare_digest(record.sha256, checksum(payload)):
+            logger.error("store: the payload of %s does not match its checksum; it is removed", adapter_id)
+            await self.delete(adapter_id, record.tenant)
+            raise AdapterDamaged(adapter_id)
+        return bytes(payload)
+
+    async def refresh(self, adapter_id: str, tenant: str, expires_at: float, metadata: dict[str, str]) -> AdapterRecord | None:
+        """The record if the whole adapter is there, with its life prolonged (never shortened: somebody was promised the longer
+        one) and its metadata replaced if any is given; else None."""
+        record = await self.get(adapter_id)
+        if record is None or record.tenant != tenant:
+            return None
+        wanted = replace(record, expires_at=max(expires_at, record.expires_at), metadata=metadata or record.metadata)
+        made, ends = _index_keys(tenant)
+        expiry_ms = _milliseconds(wanted.expires_at)
+        created_ms, now_ms = _milliseconds(wanted.created_at), _milliseconds(time.time())
+        async with self._operation("refresh"):
+            keys = [_meta_key(adapter_id), _factors_key(adapter_id)]
+            if not await self._redis.eval(REFRESH_PAIR, 2, *keys, wanted.to_json(), expiry_ms):
+                return None
+            await self._redis.eval(PUT_INDEX, 2, made, ends, adapter_id, created_ms, expiry_ms, now_ms)
+        return wanted
+
+    async def delete(self, adapter_id: str, tenant: str) -> bool:
+        """True when the tenant had it. Its weights go first: an adapter that is half deleted answers no more."""
+        record = await self.get(adapter_id)
+        if record is None or record.tenant != tenant:
+            return False
+        async with self._operation("delete"):
+            removed = await self._redis.eval(DROP_PAIR, 2, _meta_key(adapter_id), _factors_key(adapter_id))
+            await self._redis.eval(DROP_INDEX, 2, *_index_keys(tenant), adapter_id)
+        return bool(removed)
+
+    async def count(self, tenant: str) -> int:
+        """Live adapters of the tenant, by the index."""
+        async with self._operation("count"):
+            return int(await self._redis.zcount(_index_keys(tenant)[1], _milliseconds(time.time()), "+inf"))
+
+    async def list(self, tenant: str, limit: int, after: str | None = None) -> Page | None:
+        """A page, newest first; None when `after` is not (or no longer) an adapter of this tenant."""
+        made, ends = _index_keys(tenant)
+        start = 0
+        if after is not None:
+            async with self._operation("list"):
+                rank = await self._redis.zrevrank(made, after)
+            if rank is None:
+                return None
+            start = int(rank) + 1
+        found: list[AdapterRecord] = []
+        dead: list[str] = []
+        for offset in range(start, start + MAX_LIST_READS, LIST_LIMIT):
+            ids, records = await self._read_index(made, offset)
+            dead += [name for name, record in zip(ids, records, strict=True) if record is None]
+            found += [record for record in records if record is not None and record.tenant == tenant]
+            if len(found) > limit or len(ids) < LIST_LIMIT:
+                break
+        if dead:
+            await self._prune(made, ends, dead)
+        return Page(found[:limit], has_more=len(found) > limit)
+
+    async def _read_index(self, made: str, offset: int) -> tuple[list[str], list[AdapterRecord | None]]:
+        async with self._operation("list"):
+            members = await self._redis.zrevrange(made, offset, offset + LIST_LIMIT - 1)
+            ids = [member.decode() for member in members]
+            values = await self._each("get", [_meta_key(name) for name in ids])
+        return ids, [None if value is None else AdapterRecord.from_json(value) for value in values]
+
+    async def _prune(self, made: str, ends: str, dead: Iterable[str]) -> None:
+        """Members that have no adapter, unless so young that it may be on its way."""
+        horizon_ms = _milliseconds(time.time() - PUBLISH_GRACE_S)
+        async with self._operation("prune"):
+            for name in dead:
+                created_ms = await self._redis.zscore(made, name)
+                if created_ms is not None and float(created_ms) < horizon_ms:
+                    await self._redis.eval(DROP_INDEX, 2, made, ends, name)
+
+    async def alive(self, ids: Iterable[str]) -> set[str]:
+        """Which of these still exist."""
+        names = [name for name in dict.fromkeys(ids) if is_adapter_id(name)]
+        alive: set[str] = set()
+        for begin in range(0, len(names), LIST_LIMIT):
+            part = names[begin : begin + LIST_LIMIT]
+            async with self._operation("alive"):
+                flags = await self._each("exists", [_meta_key(name) for name in part])
+            alive |= {name for name, flag in zip(part, flags, strict=True) if flag}
+        return alive
+
+    async def _each(self, command: str, keys: list[str]) -> list[Any]:
+        """One command for many keys in one round trip (one for each node of a cluster: the keys lie in different slots)."""
+        if not keys:
+            return []
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                getattr(pipeline, command)(key)
+            return list(await pipeline.execute())
