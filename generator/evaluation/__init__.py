@@ -1,0 +1,1 @@
+"""How well adapters know their documents."""

@@ -1,0 +1,63 @@
+"""Normalization of S and its factorization, batched over layers: S^ = U V^T."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from generator.config import GeneratorConfig
+
+# Singular values below this share of the largest are rounding: a document of T tokens gives an S of rank <= T, and the
+# singular vectors of the empty rest are arbitrary (they would make the adapter depend on noise).
+NULL_SHARE = 1e-5
+
+
+def factorize(states: Tensor, config: GeneratorConfig) -> tuple[Tensor, Tensor]:
+    """Factors of the normalized states.
+
+    states: ... x r1 x r2, float32. Returns U (... x r1 x k) and V (... x r2 x k), float32, with S^ = U V^T:
+    `svd` makes every one of the k leading singular values 1 (the polar factor, cut), `frobenius` and `spectral` divide S
+    by its Frobenius norm and by its largest singular value.
+    """
+    if config.norm == "svd":
+        return polar_factors(states, config.rank)
+    if config.norm == "frobenius":
+        norm = torch.linalg.matrix_norm(states, ord="fro", keepdim=True)
+    else:
+        norm = torch.linalg.matrix_norm(states, ord=2, keepdim=True)
+    scaled = states / norm.clamp_min(torch.finfo(states.dtype).tiny)
+    eye = torch.eye(config.rank, dtype=states.dtype, device=states.device)
+    if config.r1 <= config.r2:  # S^ = I S^
+        return eye.expand(*states.shape[:-2], -1, -1).clone(), scaled.mT.contiguous()
+    return scaled, eye.expand(*states.shape[:-2], -1, -1).clone()
+
+
+def polar_factors(states: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The `rank` leading singular vectors of each S, those of zero singular values set to zero.
+
+    states: ... x r1 x r2. From the symmetric eigenproblem of the smaller Gram matrix in float64 (several times quicker than
+    an SVD; squaring costs half of float64's digits, which leaves more than float32 has). Deterministic: the same bits for
+    the same S, whatever else is in the batch, because each matrix is decomposed on its own.
+    """
+    flat = states.reshape(-1, *states.shape[-2:]).double()
+    pairs = [_leading_singular_vectors(matrix, rank) for matrix in flat]
+    u = torch.stack([pair[0] for pair in pairs]).to(states.dtype)
+    v = torch.stack([pair[1] for pair in pairs]).to(states.dtype)
+    return u.reshape(*states.shape[:-2], *u.shape[-2:]), v.reshape(*states.shape[:-2], *v.shape[-2:])
+
+
+def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """U_k (r1 x k) and V_k (r2 x k) of one r1 x r2 matrix in float64."""
+    if matrix.shape[0] > matrix.shape[1]:
+        v, u = _leading_singular_vectors(matrix.mT, rank)
+        return u, v
+    eigenvalues, vectors = torch.linalg.eigh(matrix @ matrix.mT)  # ascending
+    u = vectors[:, -rank:].flip(-1)  # r1 x k
+    projected = matrix.mT @ u  # r2 x k: V_k times the singular values
+    singular = torch.linalg.vector_norm(projected, dim=0)
+    kept = singular > NULL_SHARE * singular[0].clamp_min(torch.finfo(matrix.dtype).tiny)
+    inverse = torch.where(kept, 1 / torch.where(kept, singular, 1), 0)
+    v = projected * inverse
+    # The largest entry of each u is made positive: an eigenvector's sign is otherwise up to the library.
+    sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
+    return u * sign * kept, v * sign

@@ -1,0 +1,157 @@
+"""A loaded generator: token ids in, adapters out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import torch
+from torch import Tensor, nn
+
+from generator.adapter import Adapter
+from generator.base_model import fingerprint_base, resolve_base_model
+from generator.checkpoint import CheckpointError, Expander, fingerprint_generator, load_network, resolve_checkpoint
+from generator.config import GeneratorConfig, Strategy
+from generator.encode import Encoder, State, cut, decoder_layers
+from generator.factors import factorize
+from generator.model import GeneratorNetwork
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Documents share a pass of the base model up to so many tokens. One at a time on a CPU: two cores are busy with a single
+# chunk, and a document's adapter then has the same bits in whatever company it comes. A GPU needs the company.
+_BATCH_TOKENS = {"cpu": 1, "cuda": 16_384}
+
+
+class Generator:
+    """The frozen base model and the trained network. One call at a time; for several threads, a lock is the caller's."""
+
+    def __init__(
+        self, base: nn.Module, network: GeneratorNetwork, tokenizer: PreTrainedTokenizerBase | None, expander: Expander
+    ) -> None:
+        self.base = base
+        self.network = network
+        self.tokenizer = tokenizer
+        self.expander = expander
+        self.encoder = Encoder(base, network, _BATCH_TOKENS.get(next(base.parameters()).device.type, 1))
+
+    @property
+    def config(self) -> GeneratorConfig:
+        return self.network.config
+
+    @property
+    def fingerprint(self) -> str:
+        return self.expander.fingerprint
+
+    @property
+    def base_fingerprint(self) -> str:
+        return self.expander.base_fingerprint
+
+    def chunk_count(self, n_tokens: int, strategy: Strategy | None = None) -> int:
+        """How many passes a document of `n_tokens` takes."""
+        if (strategy or self.config.strategy) == "concat":
+            return 1
+        return len(cut(range(n_tokens), self.config.window))
+
+    def encode(
+        self,
+        documents: Sequence[Sequence[int]],
+        strategy: Strategy | None = None,
+        states: Sequence[State] | None = None,
+        on_chunk: Callable[[], None] | None = None,
+    ) -> list[State]:
+        """The one forward pass: the state of each document (see `Encoder.encode`). Raises ValueError, `ContextTooLong`."""
+        vocabulary = self.base.get_input_embeddings().num_embeddings
+        for document in documents:
+            if not document:
+                raise ValueError("a document without tokens")
+            if min(document) < 0 or max(document) >= vocabulary:
+                raise ValueError(f"a token id outside 0..{vocabulary - 1}")
+        return self.encoder.encode(documents, strategy or self.config.strategy, states, on_chunk)
+
+    @torch.inference_mode()
+    def factorize(self, states: Sequence[State]) -> list[Adapter]:
+        """States -> adapters."""
+        adapters = []
+        for state in states:
+            u, v = factorize(state.s, self.config)
+            adapters.append(Adapter(u.cpu(), v.cpu(), self.expander, state.tokens, state.chunks, state))
+        return adapters
+
+    @overload
+    def contextualize(self, token_ids: list[int] | Tensor, strategy: Strategy | None = None) -> Adapter: ...
+    @overload
+    def contextualize(self, token_ids: list[list[int]], strategy: Strategy | None = None) -> list[Adapter]: ...
+    def contextualize(
+        self, token_ids: list[int] | Tensor | list[list[int]], strategy: Strategy | None = None
+    ) -> Adapter | list[Adapter]:
+        """One document (ids, or a 1-D tensor) -> its adapter; a list of them -> a list. Raises ValueError."""
+        if isinstance(token_ids, Tensor):
+            if token_ids.dim() != 1:
+                raise ValueError(f"token ids have {token_ids.dim()} dimensions; a document has one, several are a list")
+            token_ids = token_ids.tolist()
+        if token_ids and isinstance(token_ids[0], int):
+            return self.factorize(self.encode([token_ids], strategy))[0]  # type: ignore[list-item]
+        return self.factorize(self.encode([list(map(int, ids)) for ids in token_ids], strategy))  # type: ignore[union-attr]
+
+
+def load_base(folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
+    """The frozen base model."""
+    from transformers import AutoModelForCausalLM
+
+    base: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+    return base.eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The base model's tokenizer, None where the folder has none."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return None
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def load_generator(
+    checkpoint: str | os.PathLike[str],
+    base_model: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Generator:
+    """Load a checkpoint (folder or shipped name) and its base model (as the checkpoint names it, unless given).
+
+    dtype is the base model's; the network computes in it too, S is always summed in float32.
+    Raises `CheckpointError`, `BaseModelNotFound`.
+    """
+    root = resolve_checkpoint(checkpoint)
+    network = load_network(root)
+    folder = resolve_base_model(base_model or network.config.base_model)
+    base_fingerprint = fingerprint_base(folder)
+    expected = network.config.base_fingerprint
+    if expected and expected != base_fingerprint:
+        raise CheckpointError(f"{root.name} was trained for another base model than {folder.name} (fingerprints differ)")
+    base = load_base(folder, device, dtype)
+    _check_fit(base, network.config)
+    expander = Expander(
+        config=network.config,
+        fingerprint=fingerprint_generator(root),
+        base_fingerprint=base_fingerprint,
+        a1=[module.A1.detach().clone() for module in network.modules_by_target],  # type: ignore[union-attr,operator]
+        b=[module.B.detach().clone() for module in network.modules_by_target],  # type: ignore[union-attr,operator]
+    )
+    return Generator(base, network.to(device, dtype), load_tokenizer(folder), expander)
+
+
+def _check_fit(base: nn.Module, config: GeneratorConfig) -> None:
+    """Every target exists in the base model with the shape that the configuration says."""
+    count = len(decoder_layers(base))
+    for target in config.targets:
+        try:
+            weight = base.get_submodule(target.name).weight
+        except AttributeError as error:
+            raise CheckpointError(f"the base model has no module {target.name}") from error
+        if tuple(weight.shape) != (target.d_out, target.d_in) or target.layer >= count:  # type: ignore[union-attr,arg-type]
+            raise CheckpointError(f"{target.name} does not have the shape {target.d_out} x {target.d_in}")

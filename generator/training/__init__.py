@@ -1,0 +1,1 @@
+"""Training a generator: `genadapter train CONFIG`."""

@@ -1,0 +1,122 @@
+"""What an adapter is trained for. Each objective makes rows (prompt, target) under one adapter; one pass serves them all.
+
+Kinds of loss: "ce", next-token loss on the target; "kl", staying at the frozen model's distribution there (negatives), or
+going to that of the frozen model which has read the document (completion).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from generator.training.data import Passage, Question
+
+SHORT_PHRASE = "Answer with a short phrase."
+_CUT = "\x00"  # marks where a context goes in a chat's text; in no document
+
+
+@dataclass
+class Row:
+    """One sequence: `prompt` is read, `target` is scored, under the adapter of document `document`."""
+
+    objective: str
+    document: int
+    prompt: list[int]
+    target: list[int]
+    teacher: Tensor | None = None  # states of the frozen model that predict the target, len(target) x d_model
+
+
+class Prompts:
+    """Token ids of questions and answers in the formats that users send."""
+
+    def __init__(self, tokenize: Callable[[str], list[int]], chat: Callable[[str], str], start: list[int], end: int) -> None:
+        """chat: a user's message -> the text of the prompt; start: ids that open raw text; end: the end-of-turn token."""
+        self.tokenize, self.chat, self.start, self.end = tokenize, chat, start, end
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Prompts:
+        """Those of a Hugging Face tokenizer; without a chat template a chat is the bare text."""
+
+        def chat(message: str) -> str:
+            if tokenizer.chat_template is None:
+                return message + "\n"
+            messages = [{"role": "user", "content": message}]
+            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return text
+
+        def tokenize(text: str) -> list[int]:
+            ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+            return ids
+
+        start = tokenizer.unk_token_id if tokenizer.unk_token == "<|endoftext|>" else tokenizer.bos_token_id
+        return cls(tokenize, chat, [start], tokenizer.eos_token_id)
+
+    def question(self, question: Question, style: str, context: list[int] | None = None) -> tuple[list[int], list[int]]:
+        """Prompt and target in one style: "phrase" and "plain" are chats, "raw" is `Question: ... Answer:`.
+
+        context: a document's ids to be put before the question.
+        """
+        before = [*context, *self.tokenize("\n\n")] if context else []
+        if style == "raw":
+            asked = self.tokenize(f"Question: {question.text}\nAnswer:")
+            return [*self.start, *before, *asked], self.tokenize(f" {question.gold}\n")
+        text = f"{question.text} {SHORT_PHRASE}" if style == "phrase" else question.text
+        opening, rest = self.chat(f"{_CUT}{text}").split(_CUT)
+        return [*self.tokenize(opening), *before, *self.tokenize(rest)], [*self.tokenize(question.gold), self.end]
+
+
+def answers(prompts: Prompts, document: int, passages: list[Passage], rng: random.Random, count: int, longest: int) -> list[Row]:
+    """Questions about the document."""
+    pool = [question for passage in passages for question in passage.questions]
+    rows = []
+    for question in rng.sample(pool, min(count, len(pool))):
+        prompt, target = prompts.question(question, rng.choices(("phrase", "plain", "raw"), (0.6, 0.2, 0.2))[0])
+        rows.append(Row("answers", document, prompt, target[:longest]))
+    return rows
+
+
+def reconstruction(prompts: Prompts, document: int, ids: list[int], rng: random.Random, span: int) -> list[Row]:
+    """A random span of the document itself."""
+    start = rng.randrange(max(1, len(ids) - span))
+    return [Row("reconstruction", document, prompts.start, ids[start : start + span])]
+
+
+def completion(prompts: Prompts, document: int, ids: list[int], split: int, final: Tensor, span: int) -> list[Row]:
+    """What follows the first `split` tokens, from their adapter alone; the teacher has them before its eyes.
+
+    final: the frozen model's last states over the chunk (row p predicts token p + 1).
+    """
+    target = ids[split : split + span]
+    if len(target) < 2:
+        return []
+    # The span's first token is read, not scored: from its own start alone nothing says which text goes on here.
+    teacher = final[split : split + len(target) - 1]
+    return [Row("completion", document, [*prompts.start, target[0]], target[1:], teacher)]
+
+
+def unrelated(prompts: Prompts, document: int, other: Passage, rng: random.Random, span: int) -> list[Row]:
+    """Text of another document, and a question about it: the adapter must leave both as they are."""
+    start = rng.randrange(max(1, len(other.ids) - span))
+    rows = [Row("unrelated_text", document, prompts.start, other.ids[start : start + span])]
+    if other.questions:
+        prompt, target = prompts.question(rng.choice(other.questions), rng.choice(("phrase", "plain", "raw")))
+        rows.append(Row("unrelated_question", document, prompt, target[:span]))
+    return rows
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum over the target's tokens. logits: T x vocabulary; target: T."""
+    return F.cross_entropy(logits, target, reduction="sum")
+
+
+def divergence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Sum over tokens of KL(teacher || student). Both T x vocabulary."""
+    student, teacher = F.log_softmax(logits, -1), F.log_softmax(teacher_logits, -1)
+    total: Tensor = torch.sum(teacher.exp() * (teacher - student))
+    return total

@@ -1,0 +1,171 @@
+"""The training loop: resumable to the step, held-out gaps while it runs, everything that made a checkpoint saved beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from generator.base_model import fingerprint_base, resolve_base_model
+from generator.checkpoint import load_network, save_checkpoint
+from generator.config import ConfigError
+from generator.encode import Encoder, expand_factors
+from generator.evaluation.quality import Quality, held_out
+from generator.factors import factorize
+from generator.generator import load_base, load_tokenizer
+from generator.model import GeneratorNetwork
+from generator.training import associative
+from generator.training.data import Mixture, Passage, fingerprint, load_passages
+from generator.training.frozen import FrozenModel
+from generator.training.objectives import Prompts
+from generator.training.settings import TrainingSettings
+from generator.training.step import Step
+
+# Text that the associative start is measured on: some 20,000 tokens.
+_START_PASSAGES = 120
+_HELD_OUT_SOURCES = ("qa-squad", "qa-nq-qed")
+
+
+class Trainer:
+    """One run in one folder."""
+
+    def __init__(self, settings: TrainingSettings, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(settings.run.seed)
+        if settings.run.device == "cpu":
+            torch.set_num_threads(settings.run.threads)
+        base_folder = resolve_base_model(settings.generator.base_model)
+        self.base: Any = load_base(base_folder, settings.run.device, torch.float32)
+        tokenizer = load_tokenizer(base_folder)
+        if tokenizer is None:
+            raise ConfigError(f"base_model: {settings.generator.base_model} has no tokenizer")
+        self.prompts = Prompts.of(tokenizer)
+        self._load_data()
+        self.network = self._network(fingerprint_base(base_folder))
+        self.optimizer = self._optimizer()
+        self.step = 0
+        self._resume()
+        self.frozen = FrozenModel(self.base, self.network.config)
+        scaling = self.network.config.scaling
+        self.quality = Quality(self.base, self.prompts, self.held_out, scaling)
+
+    def _load_data(self) -> None:
+        data, run = self.settings.data, self.settings.run
+        folder = Path(data.folder)
+        passages = {s: load_passages(folder, s, "train", self.prompts.tokenize, data.length) for s in data.sources}
+        self.mixture = Mixture(passages, data.sources, run.seed)
+        self.data_fingerprints = {source: fingerprint(rows) for source, rows in passages.items()}
+        asked = [
+            p for s in _HELD_OUT_SOURCES if s in data.sources for p in load_passages(folder, s, "dev", self.prompts.tokenize)
+        ]
+        self.held_out = held_out(asked, run.evaluation_passages)
+
+    def _network(self, base_fingerprint: str) -> GeneratorNetwork:
+        wanted = self.settings.generator
+        network = GeneratorNetwork(wanted.to_config(self.base, base_fingerprint)).to(self.settings.run.device)
+        if wanted.initialization == "associative" and not (self.folder / "state.pt").exists():
+            sample = random.Random(1).sample([p for ps in self.mixture.sources.values() for p in ps], _START_PASSAGES)
+            associative.initialize(network, self.base, [p.ids for p in sample])
+        return network
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        settings = self.settings.optimizer
+        # The logarithm of a scale for each target's output, with a rate of its own; folded into B after every step.
+        self.gains = nn.Parameter(torch.zeros(len(self.network.config.targets), device=self.settings.run.device))
+        groups = [
+            {"params": list(self.network.parameters()), "peak": settings.rate},
+            {"params": [self.gains], "peak": settings.gain_rate},
+        ]
+        return torch.optim.AdamW(groups, lr=settings.rate, weight_decay=0.0, betas=settings.betas)
+
+    def _rate(self) -> float:
+        """Share of the peak rate: a linear warm-up, then a cosine down to the floor."""
+        settings = self.settings.optimizer
+        if self.step < settings.warmup:
+            return (self.step + 1) / settings.warmup
+        progress = min(1.0, (self.step - settings.warmup) / max(1, settings.steps - settings.warmup))
+        return settings.floor + (1 - settings.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def train(self) -> None:
+        """Run to the last step."""
+        step = Step(self.frozen, self.network, self.prompts, self.settings)
+        run = self.settings.run
+        if self.step == 0:
+            self.evaluate()
+        while self.step < self.settings.optimizer.steps:
+            started = time.perf_counter()
+            rng = random.Random(f"{run.seed}-{self.step}-rows")
+            passages = self.mixture.draw(self.step, self.settings.data.passages)
+            means, norm = self._update(step, passages, rng)
+            self.step += 1
+            self._log({"step": self.step, "seconds": time.perf_counter() - started, "gradient": norm, **means})
+            if self.step % run.save_every == 0 or self.step == self.settings.optimizer.steps:
+                self.save()
+            if self.step % run.evaluate_every == 0 or self.step == self.settings.optimizer.steps:
+                self.evaluate()
+
+    def _update(self, step: Step, passages: list[Passage], rng: random.Random) -> tuple[dict[str, float], float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self._rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, means = step(passages, self.gains, rng)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_([*self.network.parameters(), self.gains], self.settings.optimizer.clip).item()
+        if math.isfinite(norm):  # else the step is skipped, and the log says so
+            self.optimizer.step()
+            self._fold_gains()
+        return means, norm
+
+    @torch.no_grad()
+    def _fold_gains(self) -> None:
+        for module, gain in zip(self.network.modules_by_target, self.gains, strict=True):
+            module.B.mul_(gain.exp())  # type: ignore[union-attr,operator]
+        self.gains.zero_()
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, float]:
+        """Held-out losses with the adapters as inference makes them."""
+        self.network.requires_grad_(False)
+        encoder = Encoder(self.base, self.network, batch_tokens=1)
+        config = self.network.config
+
+        def adapter(ids: list[int]) -> dict[str, Any]:
+            state = encoder.encode([ids], config.strategy)[0]
+            return expand_factors(*factorize(state.s, config), self.network)
+
+        report = self.quality.measure(adapter).report()
+        self.network.requires_grad_(True)
+        self._log({"step": self.step, "held_out": {k: round(v, 4) for k, v in report.items()}})
+        return report
+
+    def save(self) -> None:
+        """Network, optimizer and step; the network alone as a checkpoint. Each replaced at once."""
+        save_checkpoint(self.network, self.folder / "checkpoint")
+        scratch = self.folder / "state.pt.new"
+        torch.save({"optimizer": self.optimizer.state_dict(), "step": self.step}, scratch)
+        scratch.rename(self.folder / "state.pt")
+
+    def _resume(self) -> None:
+        (self.folder / "settings.json").write_text(
+            json.dumps({**self.settings.to_dict(), "data_fingerprints": self.data_fingerprints}, indent=2)
+        )
+        if not (self.folder / "state.pt").exists():
+            return
+        saved = load_network(self.folder / "checkpoint")
+        self.network.load_state_dict(saved.state_dict())
+        state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.settings.run.device)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def _log(self, record: dict[str, Any]) -> None:
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(rounded) + "\n")
+        print(json.dumps(rounded), flush=True)
