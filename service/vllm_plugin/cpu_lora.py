@@ -1,0 +1,155 @@
+"""The LoRA product on CPUs: one pair of plain matrix products for each adapter present in the step.
+
+vLLM 0.32 gathers a copy of A and B for every token, and gathers the last slot's for tokens without an adapter (index -1),
+whose results are then wrong as soon as a step mixes requests with and without one (fixed upstream in 0.33, of which there is
+no CPU build). Here tokens are grouped by slot, tokens without an adapter are left alone, and a layer that the adapter in a
+slot does not touch costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+# The rows of one slot: (slot, slice) where they lie side by side, (slot, row numbers) otherwise.
+Group = tuple[int, slice | Tensor]
+
+
+def group_rows(indices: Tensor) -> list[Group]:
+    """Rows of each slot, in order of the slot's first appearance; rows with a negative index belong to none.
+
+    indices: N slots, one a row.
+    """
+    runs: dict[int, list[tuple[int, int]]] = {}
+    slots, counts = torch.unique_consecutive(indices, return_counts=True)
+    begin = 0
+    for slot, count in zip(slots.tolist(), counts.tolist(), strict=True):
+        if slot >= 0:
+            runs.setdefault(slot, []).append((begin, begin + count))
+        begin += count
+    groups: list[Group] = []
+    for slot, spans in runs.items():
+        if len(spans) == 1:
+            groups.append((slot, slice(*spans[0])))
+        else:
+            groups.append((slot, torch.cat([torch.arange(*span, device=indices.device) for span in spans])))
+    return groups
+
+
+class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
+    """Drop-in for `PunicaWrapperCPU`; `a` and `b` are the stacked weights S x 1 x R x d_in and S x 1 x d_out x R."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._token_groups: list[Group] = []
+        self._sampler_groups: list[Group] = []
+        # {address of a layer's first stacked A: {slot: rank of each of the layer's slices}}; missing: every row counts.
+        self._ranks: dict[int, dict[int, tuple[int, ...]]] = {}
+
+    def update_metadata(self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any) -> None:
+        super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
+        self._token_groups = group_rows(self.token_lora_indices)
+        self._sampler_groups = group_rows(self.sampler_indices)
+
+    def note_slot(self, stacked_a: Sequence[Tensor], slot: int, ranks: tuple[int, ...]) -> None:
+        """The adapter now in `slot` has these ranks in a layer, 0 for a slice that it does not touch."""
+        self._ranks.setdefault(stacked_a[0].data_ptr(), {})[slot] = ranks
+
+    def add_lora_linear(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        *,
+        buffer: tuple[Tensor, ...] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """y (N x d_out) += scale * B A x of each row's adapter; x: N x d_in. In place."""
+        known = self._ranks.get(lora_a_stacked[0].data_ptr(), {})
+        for slot, rows in self._token_groups:
+            ranks = known.get(slot)
+            if ranks is not None and not any(ranks):
+                continue
+            inputs = x[rows]
+            offset = 0
+            for i, (a, b, width) in enumerate(zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True)):
+                rank = a.shape[2] if ranks is None else ranks[i]
+                if rank:
+                    _add_product(y[:, offset : offset + width], rows, inputs, a[slot, 0, :rank], b[slot, 0, :width, :rank], scale)
+                offset += width
+
+    def add_lora_embedding(self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **kwargs: Any) -> None:
+        """y (N x d_out) += B x of each row's adapter; x: N x R, the rows of A that vLLM has looked up."""
+        if not add_inputs:
+            y.zero_()
+        for slot, rows in self._token_groups:
+            _add(y, rows, linear(x[rows].to(lora_b_stacked.dtype), lora_b_stacked[slot, 0]))
+
+    def add_lora_logits(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: Tensor,
+        lora_b_stacked: Tensor,
+        scale: float,
+        *,
+        buffer: Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """y (N x vocabulary) += scale * B A x of each sampled row's adapter; x: N x d."""
+        flat_y, flat_x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        for slot, rows in self._sampler_groups:
+            b = lora_b_stacked[slot, 0]
+            _add_product(flat_y[:, : b.shape[0]], rows, flat_x[rows], lora_a_stacked[slot, 0], b, scale)
+
+
+def _add_product(y: Tensor, rows: slice | Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
+    delta = linear(linear(x, a), b)
+    _add(y, rows, delta if scale == 1.0 else delta * scale)
+
+
+def _add(y: Tensor, rows: slice | Tensor, delta: Tensor) -> None:
+    if isinstance(rows, slice):
+        y[rows] += delta
+    else:
+        y.index_add_(0, rows, delta.to(y.dtype))
+
+
+def watch_slots(model_manager: ModuleType) -> None:
+    """Tell the wrapper what each slot holds: every write to one goes through `activate_adapter`."""
+    manager_class = model_manager.LoRAModelManager
+    activate: Callable[[Any, int], bool] = manager_class.activate_adapter
+
+    def activate_adapter(self: Any, lora_id: int) -> bool:
+        written = activate(self, lora_id)
+        if written:
+            _note_slots(self, lora_id)
+        return written
+
+    manager_class.activate_adapter = activate_adapter
+
+
+def _note_slots(manager: Any, lora_id: int) -> None:
+    slot = manager.lora_index_to_id.index(lora_id)
+    adapter = manager._registered_adapters[lora_id]
+    for name, module in manager.modules.items():
+        wrapper = getattr(module, "punica_wrapper", None)
+        stacked = getattr(module, "lora_a_stacked", None)
+        if not isinstance(wrapper, GroupedPunicaWrapperCPU) or not isinstance(stacked, tuple):
+            continue
+        weights = manager._get_lora_layer_weights(adapter, name)
+        slices = [None] * len(stacked) if weights is None else weights.lora_a
+        slices = slices if isinstance(slices, list) else [slices]
+        if len(slices) == len(stacked):
+            wrapper.note_slot(stacked, slot, tuple(0 if a is None else a.shape[0] for a in slices))
+        else:  # a layout that splits what the adapter holds in one piece
+            wrapper.note_slot(stacked, slot, tuple(a.shape[2] for a in stacked))
