@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from generator.encode import State
 
 FORMAT = "genadapter-adapter-1"
+_HEADER_KEY = "genadapter"
 _HEADER_LENGTH_BYTES = 8  # safetensors: a little-endian u64, then so many bytes of JSON
 _MAX_HEADER_BYTES = 1 << 20
 
@@ -108,7 +109,8 @@ class Adapter:
             "chunks": str(self.chunks),
             "sha256": _checksum(u, v),
         }
-        return save({"U": u, "V": v}, metadata=header)
+        # One entry: safetensors writes several in random order, and the same document shall give the same bytes.
+        return save({"U": u, "V": v}, metadata={_HEADER_KEY: json.dumps(header)})
 
 
 def _checksum(u: Tensor, v: Tensor) -> str:
@@ -128,7 +130,7 @@ def read_header(data: bytes) -> dict[str, str]:
         if not 2 <= length <= _MAX_HEADER_BYTES:
             raise DamagedAdapter("the header's length makes no sense")
         header = json.loads(data[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length])
-        metadata = header["__metadata__"]
+        metadata = json.loads(header["__metadata__"][_HEADER_KEY])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedAdapter("the bytes are not an adapter") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:

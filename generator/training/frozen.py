@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from generator.config import GeneratorConfig
 from generator.encode import LoraWeights, attached, decoder_layers
 
+# Tokens (padding included) in one pass, which bounds the activations; and how much longer than its shortest row a pass may be.
+_PASS_TOKENS = 2048
+_PADDING = 1.3
+
 
 @dataclass
-class Context:
-    """What one frozen pass over chunks leaves for training."""
+class Chunk:
+    """What one frozen pass over a chunk of T tokens leaves for training (its prefix left out)."""
 
-    ids: Tensor  # N x T
-    mask: Tensor  # N x T, 1 on tokens of the document
-    embedding: Tensor  # N x T x d_model
-    states: dict[int, Tensor]  # entering each adapted layer, N x T x d_model
-    final: Tensor  # after the last layer and norm, N x T x d_model
+    ids: list[int]
+    embedding: Tensor  # T x d_model
+    states: dict[int, Tensor]  # entering each adapted layer, T x d_model
+    final: Tensor  # after the last layer and norm, T x d_model: row t predicts token t + 1
 
 
 @dataclass
@@ -44,11 +47,25 @@ class FrozenModel:
         self.layers = decoder_layers(base)
         self.first = min(target.layer for target in config.targets)
         self.read_layers = sorted({target.layer for target in config.targets})
+        self.prefix = list(config.prefix_ids)
         self.device = next(base.parameters()).device
 
     @torch.no_grad()
-    def read(self, ids: Tensor, mask: Tensor) -> Context:
-        """One pass over padded chunks (N x T)."""
+    def read(self, chunks: list[list[int]]) -> list[Chunk]:
+        """One pass over each chunk; chunks of about one length share a pass."""
+        result: dict[int, Chunk] = {}
+        skip = len(self.prefix)
+        order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
+        for batch in batches(order, [len(chunk) + skip for chunk in chunks]):
+            states, final = self._read([[*self.prefix, *chunks[i]] for i in batch])
+            for row, i in enumerate(batch):
+                kept = slice(skip, skip + len(chunks[i]))
+                here = {layer: state[row, kept] for layer, state in states.items()}
+                result[i] = Chunk(chunks[i], here[0], here, final[row, kept])
+        return [result[i] for i in range(len(chunks))]
+
+    def _read(self, rows: list[list[int]]) -> tuple[dict[int, Tensor], Tensor]:
+        """States entering layer 0 and the adapted layers, and the final ones; all N x T x d_model."""
         states: dict[int, Tensor] = {}
 
         def keep(layer: int) -> Any:
@@ -59,15 +76,16 @@ class FrozenModel:
 
         handles = [self.layers[layer].register_forward_pre_hook(keep(layer)) for layer in {0, *self.read_layers}]
         try:
-            final = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            final = self.decoder(input_ids=pad(rows).to(self.device), use_cache=False).last_hidden_state
         finally:
             for handle in handles:
                 handle.remove()
-        return Context(ids, mask, states[0], states, final)
+        return states, final
 
     @torch.no_grad()
-    def lower(self, ids: Tensor) -> Half:
-        """Pass rows (N x T) up to the first adapted layer."""
+    def lower(self, rows: list[list[int]]) -> Half:
+        """Pass rows up to the first adapted layer."""
+        ids = pad(rows).to(self.device)
         caught: list[Half] = []
 
         def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
@@ -97,6 +115,27 @@ class FrozenModel:
         """Final states (... x d_model) -> logits (... x vocabulary), float32."""
         head: Tensor = self.base.get_output_embeddings()(states)
         return head.float()
+
+
+def pad(rows: list[list[int]]) -> Tensor:
+    """Ids padded on the right with 0: N x T."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+    return ids
+
+
+def batches(order: list[int], lengths: list[int]) -> list[list[int]]:
+    """Indices in ascending order of length, as many in one pass as fit into `_PASS_TOKENS` padded tokens."""
+    result: list[list[int]] = []
+    for index in order:
+        if result and (len(result[-1]) + 1) * lengths[index] <= _PASS_TOKENS:
+            fits = lengths[index] <= _PADDING * lengths[result[-1][0]]
+            if fits:
+                result[-1].append(index)
+                continue
+        result.append([index])
+    return result
 
 
 class _Stop(Exception):

@@ -13,14 +13,10 @@ from generator.encode import cut
 from generator.model import GeneratorNetwork
 from generator.training import objectives
 from generator.training.data import Passage
-from generator.training.frozen import Context, FrozenModel, Half
+from generator.training.frozen import Chunk, FrozenModel, Half, batches
 from generator.training.objectives import Prompts, Row
 from generator.training.polar import polar_factor, polar_with_gradient
 from generator.training.settings import TrainingSettings
-
-# Rows of about one length share a pass; this many tokens (padding included) at a time bound the activations.
-_PASS_TOKENS = 1536
-
 
 @dataclass
 class Document:
@@ -28,10 +24,10 @@ class Document:
 
     passages: list[Passage]
     ids: list[int]
-    rows: list[int]  # its chunks among the step's chunks
+    chunks: list[Chunk]
 
 
-def group(passages: list[Passage], sizes: tuple[int, ...], separator: list[int], rng: random.Random) -> list[list[Passage]]:
+def group(passages: list[Passage], sizes: tuple[int, ...], rng: random.Random) -> list[list[Passage]]:
     """Cut a step's passages into documents of 1 to several passages."""
     groups, start = [], 0
     while start < len(passages):
@@ -42,49 +38,40 @@ def group(passages: list[Passage], sizes: tuple[int, ...], separator: list[int],
 
 
 class Adapters:
-    """LoRA weights of a step's documents with the gradient to the network."""
+    """LoRA weights of several contexts, with the gradient to the network."""
 
-    def __init__(
-        self,
-        network: GeneratorNetwork,
-        gains: Tensor,
-        context: Context,
-        masks: list[Tensor],
-        documents: list[list[int]],
-    ) -> None:
-        """gains: log of each target's scale; masks: each document's mask (rows x T) over its rows; documents: those rows."""
+    def __init__(self, network: GeneratorNetwork, gains: Tensor, contexts: list[list[tuple[Chunk, int]]]) -> None:
+        """gains: log of each target's scale; contexts: of each its chunks, and how many of their tokens count."""
         config = network.config
         self.weights: dict[str, tuple[Tensor, Tensor]] = {}
-        pairs = [
-            _token_pairs(network, index, context, rows, mask)
-            for index in range(len(config.targets))
-            for rows, mask in zip(documents, masks, strict=True)
-        ]
+        pairs = [_token_pairs(network, index, context) for index in range(len(config.targets)) for context in contexts]
         decomposed = [polar_with_gradient(keys, values, config.rank) for keys, values in pairs]
         q = torch.stack([d[0] for d in decomposed])
         p = polar_factor(torch.stack([d[1] for d in decomposed]))
-        count = len(documents)
+        count = len(contexts)
         for index, target in enumerate(config.targets):
             module = network.modules_by_target[index]
             here = slice(index * count, (index + 1) * count)
-            self.weights[target.name] = (q[here].mT @ module.A1, (module.B * gains[index].exp()) @ p[here].mT)  # type: ignore[operator]
+            b = module.B * gains[index].exp()  # type: ignore[operator]
+            self.weights[target.name] = (q[here].mT @ module.A1, b @ p[here].mT)  # type: ignore[operator]
 
-    def for_rows(self, documents: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
+    def for_rows(self, contexts: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """The adapter of each row."""
-        index = torch.tensor(documents)
+        index = torch.tensor(contexts)
         return {name: (a[index], b[index]) for name, (a, b) in self.weights.items()}
 
 
-def _token_pairs(
-    network: GeneratorNetwork, index: int, context: Context, rows: list[int], mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Keys (T x r1) and values (T x r2) of a document's remembered tokens for one target."""
+def _token_pairs(network: GeneratorNetwork, index: int, context: list[tuple[Chunk, int]]) -> tuple[Tensor, Tensor]:
+    """Keys (T x r1) and values (T x r2) of a context's tokens for one target."""
     layer = network.config.targets[index].layer
     module = network.modules_by_target[index]
-    keys, values = module.keys_values(context.states[layer][rows], context.embedding[rows], mask)  # type: ignore[operator]
-    kept = mask if not network.config.key_shift else mask[:, :-1] * mask[:, 1:]
-    chosen = kept.bool()
-    return keys[chosen], values[chosen]
+    keys, values = [], []
+    for chunk, count in context:
+        mask = torch.ones(1, count, device=chunk.final.device)
+        k, v = module.keys_values(chunk.states[layer][None, :count], chunk.embedding[None, :count], mask)  # type: ignore[operator]
+        keys.append(k[0])
+        values.append(v[0])
+    return torch.cat(keys), torch.cat(values)
 
 
 class Step:
@@ -96,31 +83,32 @@ class Step:
 
     def __call__(self, passages: list[Passage], gains: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         """The weighted loss, and each objective's mean per token."""
-        documents, context = self._read(passages, rng)
-        rows_of = [document.rows for document in documents]
-        whole = Adapters(self.network, gains, context, [context.mask[rows] for rows in rows_of], rows_of)
+        documents = self._read(passages, rng)
+        contexts = [[(chunk, len(chunk.ids)) for chunk in document.chunks] for document in documents]
+        whole = Adapters(self.network, gains, contexts)
         rows = self._rows(documents, rng)
         losses, counts = defaultdict(list), defaultdict(int)  # type: ignore[var-annotated]
         self._score(rows, whole, losses, counts)
         if self.settings.objectives.completion:
-            self._score_completion(documents, context, gains, losses, counts, rng)
+            self._score_completion(documents, gains, losses, counts, rng)
         weights = vars(self.settings.objectives)
         total = sum((weights[name] * torch.stack(parts).sum() / counts[name] for name, parts in losses.items()), torch.zeros(()))
         means = {name: sum(part.item() for part in parts) / counts[name] for name, parts in losses.items()}
         return total, means
 
-    def _read(self, passages: list[Passage], rng: random.Random) -> tuple[list[Document], Context]:
-        documents, chunks = [], []
-        config = self.network.config
-        for members in group(passages, self.settings.data.grouping, self.separator, rng):
+    def _read(self, passages: list[Passage], rng: random.Random) -> list[Document]:
+        documents: list[Document] = []
+        pieces: list[list[list[int]]] = []
+        for members in group(passages, self.settings.data.grouping, rng):
             ids = list(members[0].ids)
             for passage in members[1:]:
                 ids += self.separator + passage.ids
-            pieces = cut(ids, config.window)
-            documents.append(Document(members, ids, list(range(len(chunks), len(chunks) + len(pieces)))))
-            chunks += pieces
-        ids_tensor, mask = pad([[*config.prefix_ids, *chunk] for chunk in chunks], len(config.prefix_ids))
-        return documents, self.frozen.read(ids_tensor.to(self.frozen.device), mask.to(self.frozen.device))
+            documents.append(Document(members, ids, []))
+            pieces.append(cut(ids, self.network.config.window))
+        chunks = iter(self.frozen.read([chunk for parts in pieces for chunk in parts]))
+        for document, parts in zip(documents, pieces, strict=True):
+            document.chunks = [next(chunks) for _ in parts]
+        return documents
 
     def _rows(self, documents: list[Document], rng: random.Random) -> list[Row]:
         weights, data, prompts = self.settings.objectives, self.settings.data, self.prompts
@@ -137,8 +125,10 @@ class Step:
         return rows
 
     def _score(self, rows: list[Row], adapters: Adapters, losses: dict[str, list[Tensor]], counts: dict[str, int]) -> None:
-        for batch in batches(rows):
-            half = self.frozen.lower(pad([row.prompt + row.target for row in batch])[0].to(self.frozen.device))
+        lengths_of = [len(row.prompt) + len(row.target) for row in rows]
+        for indices in batches(sorted(range(len(rows)), key=lengths_of.__getitem__), lengths_of):
+            batch = [rows[i] for i in indices]
+            half = self.frozen.lower([row.prompt + row.target for row in batch])
             lora = adapters.for_rows([row.document for row in batch])
             states = self.frozen.upper(half, lora, self.network.config.scaling)
             scored = [slice(len(row.prompt) - 1, len(row.prompt) + len(row.target) - 1) for row in batch]
@@ -170,49 +160,18 @@ class Step:
     def _score_completion(
         self,
         documents: list[Document],
-        context: Context,
         gains: Tensor,
         losses: dict[str, list[Tensor]],
         counts: dict[str, int],
         rng: random.Random,
     ) -> None:
         """Adapters of first halves: of every document's first chunk, its tokens before a random split."""
-        config, span = self.network.config, self.settings.objectives.span
-        prefix = len(config.prefix_ids)
-        masks, firsts, rows = [], [], []
+        contexts, rows = [], []
         for document in documents:
-            first = document.rows[0]
-            length = int(context.mask[first].sum())
+            chunk = document.chunks[0]
+            length = len(chunk.ids)
             split = rng.randrange(length // 3, max(length // 3 + 1, length - 8))
-            mask = context.mask[first : first + 1].clone()
-            mask[:, prefix + split :] = 0
-            ids = context.ids[first, prefix : prefix + length].tolist()
-            rows += objectives.completion(self.prompts, len(firsts), ids, split, context.final[first, prefix:], span)
-            masks.append(mask)
-            firsts.append([first])
-        self._score(rows, Adapters(self.network, gains, context, masks, firsts), losses, counts)
-
-
-def pad(rows: list[list[int]], unmasked: int = 0) -> tuple[Tensor, Tensor]:
-    """Ids padded on the right with 0 (N x T) and the mask of what is no padding, without the first `unmasked` tokens."""
-    length = max(map(len, rows))
-    ids, mask = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, unmasked : len(row)] = 1
-    return ids, mask
-
-
-def batches(rows: list[Row], tokens: int = _PASS_TOKENS) -> list[list[Row]]:
-    """Rows by length, as many in one pass as fit."""
-    ordered = sorted(rows, key=lambda row: len(row.prompt) + len(row.target))
-    result: list[list[Row]] = []
-    for row in ordered:
-        length = len(row.prompt) + len(row.target)
-        if result and (len(result[-1]) + 1) * length <= tokens:
-            result[-1].append(row)
-        else:
-            result.append([row])
-    return result
-
-
+            span = self.settings.objectives.span
+            rows += objectives.completion(self.prompts, len(contexts), chunk.ids, split, chunk.final, span)
+            contexts.append([(chunk, split)])
+        self._score(rows, Adapters(self.network, gains, contexts), losses, counts)
