@@ -33,7 +33,9 @@ class GenadapterError(Exception):
     code = "internal_error"
     public = "Something went wrong here. Try again; if it stays, tell the operator the x-request-id."
 
-    def __init__(self, message: str | None = None, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message or self.public)
         self.param = param
         self.retry_after_s = retry_after_s
@@ -91,7 +93,7 @@ class MethodNotAllowed(RequestError):
 
 class AdapterMismatch(RequestError):
     status, type, code = 409, "conflict_error", "adapter_mismatch"
-    public = "This adapter was made for another base model or generator than the ones served now: make it again with POST /contextualize."
+    public = "This adapter was made for another base model or generator: make it again with POST /contextualize."
 
 
 class TooLarge(RequestError):
@@ -132,7 +134,9 @@ class Unavailable(ServerFault):
     public = "A part of the service is down: try again shortly."
     default_retry_after_s = 2.0
 
-    def __init__(self, message: str | None = None, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s or self.default_retry_after_s)
 
 

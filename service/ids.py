@@ -29,11 +29,24 @@ def is_adapter_id(name: str) -> bool:
 
 
 def adapter_id(
-    secret: bytes, tenant: str, base_fingerprint: str, generator_fingerprint: str, options: WeightOptions, token_ids: Sequence[int]
+    secret: bytes,
+    tenant: str,
+    base_fingerprint: str,
+    generator_fingerprint: str,
+    options: WeightOptions,
+    token_ids: Sequence[int],
 ) -> str:
-    """`ga-` and 128 bits of HMAC-SHA256. Every part is preceded by its length, so that no two lists of parts read the same."""
+    """`ga-` and 128 bits of HMAC-SHA256. Every part is preceded by its length, so that no two lists of parts read the
+    same."""
     mac = hmac.new(secret, ID_VERSION, hashlib.sha256)
-    for part in (tenant, base_fingerprint, generator_fingerprint, options.strategy, str(options.keep_state), options.parent):
+    for part in (
+        tenant,
+        base_fingerprint,
+        generator_fingerprint,
+        options.strategy,
+        str(options.keep_state),
+        options.parent,
+    ):
         data = part.encode()
         mac.update(len(data).to_bytes(8, "little") + data)
     tokens = array.array("I", token_ids)

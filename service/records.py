@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+Json = bytes
+
 
 @dataclass(frozen=True)
 class AdapterRecord:
@@ -28,11 +30,11 @@ class AdapterRecord:
     parent: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> bytes:
+    def to_json(self) -> Json:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> AdapterRecord:
+    def from_json(cls, data: Json) -> AdapterRecord:
         return cls(**json.loads(data))
 
     def public(self) -> dict[str, Any]:

@@ -51,16 +51,31 @@ Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_posi
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     # What is served
-    base_model: str = Field("SmolLM2-135M-Instruct", min_length=1, description="Hugging Face folder, hub id or packaged name")
-    served_model_name: str | None = Field(None, description="The base model's name in the API; else the last part of BASE_MODEL")
-    generator: Path | None = Field(None, description="Checkpoint folder; the shipped one when unset")
+    base_model: str = Field(
+        "SmolLM2-135M-Instruct",
+        min_length=1,
+        description="Hugging Face folder, hub id or packaged name; else as in GENERATOR",
+    )
+    served_model_name: str | None = Field(
+        None, description="The base model's name in the API; else the last part of BASE_MODEL"
+    )
+    generator: Path | None = Field(
+        None, description="Checkpoint folder, or the name of a shipped one; the default when unset"
+    )
     roles: Annotated[frozenset[Role], NoDecode, BeforeValidator(_roles)] = frozenset({"contextualize", "generate"})
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the generator runs")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on a CPU, bfloat16 on a GPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
+    )
 
     # Where it listens, and for whom
     host: str = "127.0.0.1"
@@ -104,6 +119,18 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _base_model_of_generator(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("generator") and not data.get("base_model"):
+            from generator.checkpoint import CheckpointError, read_config, resolve_checkpoint
+
+            try:
+                data["base_model"] = read_config(resolve_checkpoint(data["generator"])).base_model
+            except CheckpointError as error:
+                raise ValueError(f"GENERATOR: {error}") from None
+        return data
+
     @model_validator(mode="after")
     def _together(self) -> Self:
         if not self.roles:
@@ -114,8 +141,8 @@ class Settings(BaseSettings):
             raise ValueError("MAX_CPU_LORAS must be at least MAX_LORAS")
         if not (self.is_loopback or self.api_keys_file or self.allow_anyone_to_use_this_service):
             raise ValueError(
-                f"HOST {self.host} is reachable from other machines, and there is no API_KEYS_FILE: set one, listen on 127.0.0.1, "
-                "or set ALLOW_ANYONE_TO_USE_THIS_SERVICE=true"
+                f"HOST {self.host} is reachable from other machines, and there is no API_KEYS_FILE: "
+                "set one, listen on 127.0.0.1, or set ALLOW_ANYONE_TO_USE_THIS_SERVICE=true"
             )
         try:
             shlex.split(self.engine_args)
@@ -164,4 +191,8 @@ def unknown_variables(environ: dict[str, str] | None = None) -> list[str]:
     """GENADAPTER_* variables that no setting reads: most often a slip of the pen."""
     known = {name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES | ENGINE_CHILD_VARIABLES
     names = os.environ if environ is None else environ
-    return sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper().removeprefix(ENV_PREFIX) not in known)
+    return sorted(
+        name
+        for name in names
+        if name.upper().startswith(ENV_PREFIX) and name.upper().removeprefix(ENV_PREFIX) not in known
+    )

@@ -1,25 +1,24 @@
 """The store: everything that is said to Redis (or Valkey, 6.2 or newer, a cluster too), and every key.
 
-    ga:{ID}:meta         JSON of the record, with the payload's SHA-256   lives as long as the adapter
-    ga:{ID}:factors      the adapter's compact weights (safetensors)      the same; written and removed together with meta
+    ga:{ID}:meta         JSON of the record, with the payload's SHA-256   as long as the adapter lives
+    ga:{ID}:factors      the adapter's compact weights (safetensors)      the same; written and removed with meta
     ga:tenant:{T}:made   sorted set: ids by time of creation, in ms       until the tenant's last adapter expires
     ga:tenant:{T}:ends   sorted set: ids by time of expiry, in ms         the same; tells which members to prune
     ga:secret            32 random bytes that key the ids                 for ever; all replicas share it
 
-The braces are cluster hash tags: no command or script touches two slots. The keys of an adapter and the index of its tenant lie in
-different slots, so they are written one after the other: the index first, because a crash in between then leaves a member that
-listing skips and pruning removes, and never an adapter that no listing shows.
+The braces are cluster hash tags: no command or script touches two slots. The keys of an adapter and the index of its
+tenant lie in different slots, so they are written one after the other: the index first, because a crash in between
+then leaves a member that listing skips and pruning removes, and never an adapter that no listing shows.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hmac
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 SECRET_KEY = "ga:secret"
 SECRET_BYTES = 32
-# A pooled connection that a restart of the server has cut is noticed at its next use; one more try, on a fresh one, hides that.
+# A pooled connection that a restart of the server has cut is noticed at its next use; one more try, on a fresh one,
+# hides that.
 RECONNECT_TRIES = 1
 RECONNECT_PAUSE_S = 0.05
 # Index members whose adapter is missing are pruned only when this old: a younger one may be about to be written.
@@ -77,7 +77,9 @@ def _client(url: str, timeout_s: float, connections: int) -> Any:
     }
     scheme, _, rest = url.partition("://")
     if scheme.endswith("+cluster"):
-        return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{rest}", max_connections=connections, **options)
+        return RedisCluster.from_url(
+            f"{scheme.removesuffix('+cluster')}://{rest}", max_connections=connections, **options
+        )
     pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s, **options)
     return Redis.from_pool(pool)
 
@@ -107,8 +109,8 @@ class Store:
         try:
             yield
             failed = False
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
-            kind = "slow" if isinstance(error, RedisTimeoutError | asyncio.TimeoutError) else type(error).__name__
+        except (RedisError, OSError, TimeoutError) as error:
+            kind = "slow" if isinstance(error, RedisTimeoutError | TimeoutError) else type(error).__name__
             logger.warning("store: %s failed (%s)", name, kind)
             raise StoreUnavailable(f"{name}: {kind}") from error
         finally:
@@ -150,7 +152,8 @@ class Store:
         return None if data is None else AdapterRecord.from_json(data)
 
     async def payload(self, adapter_id: str) -> bytes | None:
-        """The compact weights, checked against the record. A damaged adapter is removed, so that it can be made anew."""
+        """The compact weights, checked against the record. A damaged adapter is removed, so that it can be made
+        anew."""
         if not is_adapter_id(adapter_id):
             return None
         async with self._operation("payload"):
@@ -164,9 +167,14 @@ class Store:
             raise AdapterDamaged(adapter_id)
         return bytes(payload)
 
-    async def refresh(self, adapter_id: str, tenant: str, expires_at: float, metadata: dict[str, str]) -> AdapterRecord | None:
-        """The record if the whole adapter is there, with its life prolonged (never shortened: somebody was promised the longer
-        one) and its metadata replaced if any is given; else None."""
+    async def refresh(
+        self, adapter_id: str, tenant: str, expires_at: float, metadata: dict[str, str]
+    ) -> AdapterRecord | None:
+        """The record if the whole adapter is there, else None.
+
+        Its life is prolonged, never shortened: somebody was promised the longer one. Metadata is replaced if any is
+        given.
+        """
         record = await self.get(adapter_id)
         if record is None or record.tenant != tenant:
             return None
@@ -209,21 +217,24 @@ class Store:
         found: list[AdapterRecord] = []
         dead: list[str] = []
         for offset in range(start, start + MAX_LIST_READS, LIST_LIMIT):
-            ids, records = await self._read_index(made, offset)
-            dead += [name for name, record in zip(ids, records, strict=True) if record is None]
-            found += [record for record in records if record is not None and record.tenant == tenant]
-            if len(found) > limit or len(ids) < LIST_LIMIT:
+            members = await self._read_index(made, offset)
+            dead += [name for name, record in members if record is None]
+            found += [record for _, record in members if record is not None and record.tenant == tenant]
+            if len(found) > limit or len(members) < LIST_LIMIT:
                 break
         if dead:
             await self._prune(made, ends, dead)
         return Page(found[:limit], has_more=len(found) > limit)
 
-    async def _read_index(self, made: str, offset: int) -> tuple[list[str], list[AdapterRecord | None]]:
+    async def _read_index(self, made: str, offset: int) -> Sequence[tuple[str, AdapterRecord | None]]:
         async with self._operation("list"):
             members = await self._redis.zrevrange(made, offset, offset + LIST_LIMIT - 1)
             ids = [member.decode() for member in members]
             values = await self._each("get", [_meta_key(name) for name in ids])
-        return ids, [None if value is None else AdapterRecord.from_json(value) for value in values]
+        return [
+            (name, None if value is None else AdapterRecord.from_json(value))
+            for name, value in zip(ids, values, strict=True)
+        ]
 
     async def _prune(self, made: str, ends: str, dead: Iterable[str]) -> None:
         """Members that have no adapter, unless so young that it may be on its way."""
@@ -245,11 +256,13 @@ class Store:
             alive |= {name for name, flag in zip(part, flags, strict=True) if flag}
         return alive
 
-    async def _each(self, command: str, keys: list[str]) -> list[Any]:
-        """One command for many keys in one round trip (one for each node of a cluster: the keys lie in different slots)."""
+    async def _each(self, command: str, keys: Sequence[str]) -> Sequence[Any]:
+        """One command for many keys in one round trip (one for each node of a cluster: the keys lie in different
+        slots)."""
         if not keys:
             return []
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 getattr(pipeline, command)(key)
-            return list(await pipeline.execute())
+            results: Sequence[Any] = await pipeline.execute()
+            return results

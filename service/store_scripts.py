@@ -18,8 +18,9 @@ return 1
 # KEYS meta, factors.
 DROP_PAIR = "return redis.call('DEL', KEYS[1], KEYS[2])"
 
-# KEYS made, ends; ARGV id, created in ms, expiry in ms, now in ms. Takes out up to 100 expired members on the way, more than it
-# puts in, so the index stays as large as the tenant's live adapters. It lives until the last of them ends.
+# KEYS made, ends; ARGV id, created in ms, expiry in ms, now in ms. Takes out up to 100 expired members on the way,
+# more than it puts in, so the index stays as large as the tenant's live adapters. It lives until the last of them
+# ends.
 PUT_INDEX = """
 local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[4], 'LIMIT', 0, 100)
 if #expired > 0 then

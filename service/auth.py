@@ -1,0 +1,108 @@
+"""API keys and tenants. Keys are kept as SHA-256 hashes only, in a JSON file that is read again when it changes:
+
+{"keys": [{"name": "laptop", "tenant": "acme", "sha256": "<hex digest of the key>"}]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import Unauthorized
+from service.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TENANT = "default"
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+# How long a revoked key may still be taken; a stat of the file costs microseconds, so this is short.
+RECHECK_S = 1.0
+MAX_KEYS_FILE_BYTES = 16 * 1024**2
+
+
+@dataclass(frozen=True)
+class Key:
+    name: str
+    tenant: str
+    digest: bytes
+
+
+def hash_key(key: str) -> str:
+    """A key is 32 random bytes, so a plain hash cannot be turned back; no salt or stretching is needed."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def read_keys(path: Path) -> dict[bytes, Key]:
+    """The keys of a file by digest; raises SettingsError with one line."""
+    try:
+        if path.stat().st_size > MAX_KEYS_FILE_BYTES:
+            raise ValueError("it is too large")
+        keys = [_key(item) for item in json.loads(path.read_bytes())["keys"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"API_KEYS_FILE {path} cannot be used: {error or type(error).__name__}") from None
+    return {key.digest: key for key in keys}
+
+
+def _key(item: dict[str, str]) -> Key:
+    if not TENANT.fullmatch(item["tenant"]):
+        raise ValueError(f"tenant {item['tenant']!r} must be 1 to 64 letters, digits, '.', '_' or '-'")
+    if not SHA256_HEX.fullmatch(item["sha256"]):
+        raise ValueError(f"the sha256 of key {item.get('name', '?')!r} is not 64 hex digits")
+    return Key(item.get("name", ""), item["tenant"], bytes.fromhex(item["sha256"]))
+
+
+class Authenticator:
+    """Tells which tenant a request belongs to. Without a key file everybody is the one default tenant."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._keys = read_keys(path) if path else {}
+        self._seen = self._stamp()
+        self._checked_s = time.monotonic()
+
+    @property
+    def is_open(self) -> bool:
+        return self._path is None
+
+    def tenant(self, authorization: str | None) -> str:
+        """Raises Unauthorized, with the same words for no key, a malformed header and a wrong key."""
+        if self._path is None:
+            return DEFAULT_TENANT
+        self._reread()
+        scheme, _, presented = (authorization or "").partition(" ")
+        digest = hashlib.sha256(presented.strip().encode("utf-8", "surrogatepass")).digest()
+        key = self._keys.get(digest)
+        if scheme.lower() != "bearer" or key is None or not hmac.compare_digest(digest, key.digest):
+            raise Unauthorized()
+        return key.tenant
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _reread(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now - self._checked_s < RECHECK_S:
+            return
+        self._checked_s = now
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._keys = read_keys(self._path)
+            logger.info("API keys read again: %d keys", len(self._keys))
+        except SettingsError as error:
+            logger.error("%s; the keys read before stay in force", error)

@@ -1,0 +1,157 @@
+"""The seam to the generator: what the service needs of it, and how it is loaded. Torch comes in only when it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from service.errors import GeneratorUnavailable, TooLarge
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from generator.checkpoint import Expander
+
+# Text is first counted in slices where it is longer than this: the tokenizer needs about 100 bytes for each token of
+# a call.
+SLICE_CHARS = 1_000_000
+
+
+class AdapterLike(Protocol):
+    @property
+    def rank(self) -> int: ...
+
+    tokens: int
+    chunks: int
+
+    def to_bytes(self) -> bytes: ...
+
+
+class Backend(Protocol):
+    """A loaded generator. `encode` and `factorize` are called from one thread, one call at a time; `tokenize` from
+    another."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def base_fingerprint(self) -> str: ...
+    @property
+    def default_strategy(self) -> str: ...
+
+    def tokenize(self, text: str) -> list[int]: ...
+    def encode(self, documents: Sequence[Sequence[int]], strategy: str) -> Sequence[Any]: ...
+    def factorize(self, states: Sequence[Any]) -> Sequence[AdapterLike]: ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which base model and generator this replica serves; an adapter made for others answers 409."""
+
+    model_name: str
+    base_fingerprint: str
+    generator_fingerprint: str
+
+
+def checkpoint_folder(settings: Settings) -> Path:
+    from generator.checkpoint import default_checkpoint, resolve_checkpoint
+
+    return resolve_checkpoint(settings.generator or default_checkpoint())
+
+
+def read_identity(settings: Settings) -> Identity:
+    """From the checkpoint's files alone: a replica without the generator needs no more. Raises CheckpointError."""
+    from generator.checkpoint import fingerprint_generator, read_config
+
+    folder = checkpoint_folder(settings)
+    return Identity(settings.model_name, read_config(folder).base_fingerprint, fingerprint_generator(folder))
+
+
+def load_expander(settings: Settings) -> Expander:
+    """Blocking, some tens of milliseconds once torch is loaded."""
+    from generator import checkpoint
+
+    return checkpoint.load_expander(checkpoint_folder(settings))
+
+
+class TorchBackend:
+    """The real generator."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        self._tokenizer = generator.tokenizer.backend_tokenizer  # its encode changes nothing: safe beside other threads
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self._generator.fingerprint)
+
+    @property
+    def base_fingerprint(self) -> str:
+        return str(self._generator.base_fingerprint)
+
+    @property
+    def default_strategy(self) -> str:
+        return str(self._generator.config.strategy)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Without special tokens: the checkpoint says what stands before a chunk."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode(self, documents: Sequence[Sequence[int]], strategy: str) -> Sequence[Any]:
+        from generator.encode import ContextTooLong
+
+        try:
+            states: list[Any] = self._generator.encode(documents, strategy)
+        except ContextTooLong as error:
+            count = max(map(len, documents))
+            raise TooLarge(
+                f"The document has {count} tokens, too many for the strategy '{strategy}' with this base model: "
+                "send it with the strategy parallel or sequential, or in parts.",
+                param="strategy",
+            ) from error
+        return states
+
+    def factorize(self, states: Sequence[Any]) -> Sequence[AdapterLike]:
+        adapters: list[AdapterLike] = self._generator.factorize(states)
+        return adapters
+
+
+def load_backend(settings: Settings) -> Backend:
+    """Blocking, seconds: reads the checkpoint and the base model. Raises ValueError with the reason in words."""
+    import torch
+
+    from generator import load_generator
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    dtype = (
+        dtypes["float32" if settings.device == "cpu" else "bfloat16"]
+        if settings.dtype == "auto"
+        else dtypes[settings.dtype]
+    )
+    generator = load_generator(checkpoint_folder(settings), settings.base_model, settings.device, dtype)
+    if generator.tokenizer is None:
+        raise ValueError(f"the base model {settings.base_model} has no tokenizer")
+    return TorchBackend(generator)
+
+
+def count_tokens_in_slices(backend: Backend, text: str) -> int:
+    """About the number of tokens of a long text, in bounded memory (a token across a cut counts twice)."""
+    return sum(len(backend.tokenize(text[begin : begin + SLICE_CHARS])) for begin in range(0, len(text), SLICE_CHARS))
+
+
+class BackendHolder:
+    """The generator, or why there is none (yet)."""
+
+    def __init__(self, load: Callable[[], Backend]) -> None:
+        self.load = load
+        self._backend: Backend | None = None
+        self.state = "loading"
+
+    def fill(self, backend: Backend) -> None:
+        self._backend, self.state = backend, "ready"
+
+    def get(self) -> Backend:
+        if self._backend is None:
+            raise GeneratorUnavailable(self.state)
+        return self._backend

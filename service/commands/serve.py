@@ -1,0 +1,208 @@
+"""`genadapter serve`: the children, the app and the web server as one process tree, with a word on every stage."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.settings import Settings, SettingsError, load_settings, unknown_variables
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from service.launcher import Child, Supervisor
+
+STORE_START_S = 30.0
+READY_POLL_S = 0.25
+# Connections that are still open when the grace is over are cut; then the children end.
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+class Stages:
+    """What is happening, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._begin:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Start the service, with an embedded store and a local engine where none is set."""
+    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    try:
+        settings = load_settings(**overrides)
+        code = asyncio.run(_serve(settings, Stages()))
+    except SettingsError as error:
+        print(f"genadapter: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_USAGE) from None
+    except KeyboardInterrupt:
+        code = EXIT_OK
+    raise typer.Exit(code)
+
+
+async def _serve(settings: Settings, stages: Stages) -> int:
+    from service.launcher import ChildFailed, Supervisor
+
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in unknown_variables():
+        stages.say(f"warning: {name} is no setting of this service, and is ignored")
+    await asyncio.to_thread(_check, settings)
+    if not settings.is_loopback and settings.api_keys_file is None:
+        stages.say("warning: other machines can use this service without a key, and see and use every adapter")
+    stopping = _stop_signals()
+    async with AsyncExitStack() as stack:
+        supervisor = await stack.enter_async_context(Supervisor())
+        try:
+            settings, engine = await _start_children(settings, supervisor, stages)
+            return await _run(settings, engine, stopping, stages)
+        except ChildFailed as error:
+            stages.say(f"stopped: {error}")
+            return EXIT_FAILED
+        finally:
+            stages.say("stopping")
+
+
+def _check(settings: Settings) -> None:
+    """What would stop the start later: a checkpoint that is not there, a key file that cannot be read."""
+    from service.auth import Authenticator
+    from service.backend import read_identity
+
+    Authenticator(settings.api_keys_file)
+    try:
+        read_identity(settings)
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"GENADAPTER_GENERATOR: {error}") from None
+
+
+def _stop_signals() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT; the process then ends by itself, with code 0."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _start_children(settings: Settings, supervisor: Supervisor, stages: Stages) -> tuple[Settings, Child | None]:
+    """Settings that name every part, and the engine's process if it is ours. The store is waited for, the engine is not."""
+    from pydantic import SecretStr
+
+    from service import children
+
+    engine = None
+    if settings.redis_url is None:
+        stages.say(f"store: embedded, data in {settings.data_folder}")
+        spec, url = await asyncio.to_thread(children.store_child, settings.data_folder)
+        await supervisor.start(spec).wait_ready(STORE_START_S)
+        settings = settings.model_copy(update={"redis_url": SecretStr(url)})
+        stages.say("store: ready")
+    if settings.engine_url is None and "generate" in settings.roles:
+        assert settings.redis_url is not None
+        stages.say(f"engine: starting vLLM with {settings.base_model} (its lines follow)")
+        try:
+            spec, url = await asyncio.to_thread(children.engine_child, settings, settings.redis_url.get_secret_value())
+        except ValueError as error:  # no such base model
+            raise SettingsError(f"GENADAPTER_BASE_MODEL: {error}") from None
+        engine = supervisor.start(spec)
+        settings = settings.model_copy(update={"engine_url": url})
+    return settings, engine
+
+
+async def _run(settings: Settings, engine: Child | None, stopping: asyncio.Event, stages: Stages) -> int:
+    """The web server until it is told to stop, and the way to readiness beside it."""
+    import uvicorn
+
+    from service.app import create_app
+
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace.total_seconds()),
+    )
+    server = _server(config)
+    serving = asyncio.create_task(server.serve())
+    starting = asyncio.create_task(_until_ready(settings, app, server, engine, stages))
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait({serving, stop, starting}, return_when=asyncio.FIRST_COMPLETED)
+    if not (serving.done() or stop.done()) and starting.exception() is None:
+        await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if hasattr(app.state, "services"):
+        app.state.services.stopping = True
+    server.should_exit = True
+    starting.cancel()
+    stop.cancel()
+    results = await asyncio.gather(serving, starting, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, Exception)]
+    if failures:
+        raise failures[0]
+    return EXIT_OK if server.started else EXIT_FAILED
+
+
+def _server(config: uvicorn.Config) -> uvicorn.Server:
+    """uvicorn without its signal handlers: they would end the process by the signal, and not with code 0."""
+    import contextlib
+
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        capture_signals = staticmethod(contextlib.nullcontext)
+
+    return Server(config)
+
+
+async def _until_ready(
+    settings: Settings, app: FastAPI, server: uvicorn.Server, engine: Child | None, stages: Stages
+) -> None:
+    """Tells of each part that has become ready, and how to use the service when all are. Raises ChildFailed."""
+    waiting = asyncio.create_task(engine.wait_ready(settings.engine_start_timeout.total_seconds())) if engine else None
+    told: set[str] = set()
+    try:
+        while True:
+            if waiting is not None and waiting.done():
+                waiting.result()
+            parts = await app.state.services.readiness() if server.started else {"server": "starting"}
+            for part, state in parts.items():
+                if state == "ok" and part not in told:
+                    told.add(part)
+                    stages.say(f"{part}: ready")
+                elif state == "failed to load":
+                    raise SettingsError("the generator cannot be loaded, see above")
+            if all(state == "ok" for state in parts.values()):
+                break
+            await asyncio.sleep(READY_POLL_S)
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+    url = f"http://{settings.host if settings.is_loopback else '127.0.0.1'}:{server.servers[0].sockets[0].getsockname()[1]}"
+    stages.say(f"ready on {url}")
+    print(_how_to(url, settings), flush=True)
+
+
+def _how_to(url: str, settings: Settings) -> str:
+    key = "" if settings.api_keys_file is None else " -H 'Authorization: Bearer YOUR_KEY'"
+    lines = ["", "Make an adapter from a text (or a file: -F file=@report.pdf):", ""]
+    lines += [f"  curl -s {url}/contextualize{key} -F file=@README.md"]
+    lines += ["", "and ask with its id:", ""]
+    lines += [f"  curl -s {url}/generate{key} -H 'Content-Type: application/json' \\"]
+    lines += ["""    -d '{"adapter_id": "ga-...", "messages": [{"role": "user", "content": "What is this about?"}]}'"""]
+    return "\n".join([*lines, "", f"Playground: {url}/   API: {url}/docs", ""])

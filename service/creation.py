@@ -1,0 +1,149 @@
+"""From text to a stored adapter: tokens, id, state, factors, store. The path of POST /contextualize, top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from service.backend import BackendHolder
+from service.contextualizer import Contextualizer
+from service.errors import Busy, Unprocessable
+from service.ids import WeightOptions, adapter_id
+from service.metrics import Metrics
+from service.records import AdapterRecord, checksum
+from service.schemas import ContextualizeTimings
+from service.store import Store
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    tenant: str
+    text: str
+    ttl_s: float
+    strategy: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Created:
+    record: AdapterRecord
+    reused: bool
+    timings: ContextualizeTimings
+
+
+@contextmanager
+def _stopwatch() -> Iterator[Callable[[], float]]:
+    """Gives a function that tells the milliseconds spent inside."""
+    begin, end = time.perf_counter(), 0.0
+    try:
+        yield lambda: (end - begin) * 1000
+    finally:
+        end = time.perf_counter()
+
+
+@dataclass
+class _InFlight:
+    """One creation that several identical requests wait for; it is cancelled when the last of them leaves."""
+
+    task: asyncio.Task[Created]
+    waiters: int = 0
+
+
+class Creator:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        contextualizer: Contextualizer,
+        holder: BackendHolder,
+        model_name: str,
+        max_adapters: int,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._contextualizer = contextualizer
+        self._holder = holder
+        self._model_name = model_name
+        self._max_adapters = max_adapters
+        self._metrics = metrics
+        self._in_flight: dict[str, _InFlight] = {}
+
+    async def create(self, request: CreateRequest, parse_ms: float) -> Created:
+        """The adapter of a text: the one there is, the one being made, or a new one."""
+        backend = self._holder.get()
+        timings = ContextualizeTimings(parse=parse_ms)
+        with _stopwatch() as tokenize_ms:
+            ids = await self._contextualizer.tokenize(request.text)
+        timings.tokenize = tokenize_ms()
+        if not ids:
+            raise Unprocessable("The document holds no text.")
+        options = WeightOptions(request.strategy or backend.default_strategy)
+        with _stopwatch() as store_ms:
+            secret = await self._store.id_secret()
+            name = adapter_id(secret, request.tenant, backend.base_fingerprint, backend.fingerprint, options, ids)
+            existing = await self._reuse(name, request)
+        timings.store = store_ms()
+        if existing is None and name in self._in_flight:
+            await self._join(self._in_flight[name])
+            existing = await self._reuse(name, request)
+        if existing is not None:
+            self._metrics.adapters.labels("reused").inc()
+            return Created(existing, True, self._observed(timings))
+        made = _InFlight(asyncio.create_task(self._make(name, request, ids, options, timings)))
+        self._in_flight[name] = made
+        made.task.add_done_callback(lambda _: self._in_flight.pop(name, None))
+        return await self._join(made)
+
+    async def _reuse(self, name: str, request: CreateRequest) -> AdapterRecord | None:
+        return await self._store.refresh(name, request.tenant, time.time() + request.ttl_s, request.metadata)
+
+    @staticmethod
+    async def _join(made: _InFlight) -> Created:
+        made.waiters += 1
+        try:
+            return await asyncio.shield(made.task)
+        finally:
+            made.waiters -= 1
+            if made.waiters == 0 and not made.task.done():
+                made.task.cancel()
+
+    async def _make(
+        self, name: str, request: CreateRequest, ids: list[int], options: WeightOptions, timings: ContextualizeTimings
+    ) -> Created:
+        backend = self._holder.get()
+        if await self._store.count(request.tenant) >= self._max_adapters:
+            raise Busy(f"You have {self._max_adapters} adapters, which is the limit: delete some first.")
+        encoded = await self._contextualizer.encode(ids, options.strategy)
+        now = time.time()
+        record = AdapterRecord(
+            id=name,
+            tenant=request.tenant,
+            base_model=self._model_name,
+            base_fingerprint=backend.base_fingerprint,
+            generator_fingerprint=backend.fingerprint,
+            strategy=options.strategy,
+            created_at=now,
+            expires_at=now + request.ttl_s,
+            tokens=encoded.tokens,
+            chunks=encoded.chunks,
+            rank=encoded.rank,
+            bytes=len(encoded.payload),
+            sha256=checksum(encoded.payload),
+            metadata=request.metadata,
+        )
+        with _stopwatch() as store_ms:
+            await self._store.publish(record, encoded.payload)
+        stages = {"queue": encoded.queue_ms, "forward": encoded.forward_ms, "factorize": encoded.factorize_ms}
+        timings = timings.model_copy(update={**stages, "store": timings.store + store_ms()})
+        self._metrics.adapters.labels("created").inc()
+        self._metrics.document_tokens.observe(record.tokens)
+        self._metrics.adapter_bytes.observe(record.bytes)
+        return Created(record, False, self._observed(timings))
+
+    def _observed(self, timings: ContextualizeTimings) -> ContextualizeTimings:
+        for stage, milliseconds in timings.model_dump().items():
+            self._metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
+        return timings

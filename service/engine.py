@@ -1,0 +1,165 @@
+"""The client of vLLM's OpenAI server: opens completions, turns its errors into ours, and lets go when the caller
+does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from service.errors import (
+    AdapterMismatch,
+    AdapterNotFound,
+    BadRequest,
+    Busy,
+    DeadlinePassed,
+    EngineUnavailable,
+    GenadapterError,
+    TooLarge,
+    Unprocessable,
+)
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S = 3.0
+HEALTH_S = 2.0
+# Of an error's text: one line that a caller can use, and no more of the engine's inside.
+MAX_MESSAGE = 400
+MAX_ERROR_BYTES = 64 * 1024
+
+
+class EngineClient:
+    """`base_url` may change: an embedded engine that starts anew may listen elsewhere."""
+
+    def __init__(
+        self, base_url: str, *, api_key: str | None, deadline_s: float, max_in_flight: int, metrics: Metrics
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._deadline_s = deadline_s
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self._metrics = metrics
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(deadline_s, connect=CONNECT_S),
+            limits=httpx.Limits(max_connections=max_in_flight + 8, max_keepalive_connections=64),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            trust_env=False,  # no proxy between the service and its engine
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    async def health(self) -> str | None:
+        """None when the engine can serve, else why not, in words."""
+        try:
+            response = await self._http.get(f"{self.base_url}/health", timeout=HEALTH_S)
+        except httpx.HTTPError:
+            return "does not answer"
+        return None if response.status_code == httpx.codes.OK else f"answers with status {response.status_code}"
+
+    async def model_names(self) -> list[str]:
+        """Names of the base models that the engine serves. Raises EngineUnavailable."""
+        try:
+            response = await self._http.get(f"{self.base_url}/v1/models", timeout=HEALTH_S)
+            return [item["id"] for item in response.raise_for_status().json()["data"] if not item.get("parent")]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise EngineUnavailable("the engine's models cannot be listed") from error
+
+    @contextlib.asynccontextmanager
+    async def open(self, path: str, body: dict[str, Any], adapter_id: str | None) -> AsyncIterator[httpx.Response]:
+        """A response with status 200 whose body is yet to be read; leaving the context aborts what still runs in the
+        engine.
+
+        Raises what the contract knows: BadRequest, AdapterNotFound, Busy, EngineUnavailable, DeadlinePassed, ...
+        """
+        if self._in_flight >= self._max_in_flight:
+            raise Busy(retry_after_s=1)
+        self._in_flight += 1
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                with self._translated():
+                    response = await stack.enter_async_context(
+                        self._http.stream("POST", self.base_url + path, json=body)
+                    )
+                    if response.status_code != httpx.codes.OK:
+                        raise upstream_error(response.status_code, await _read_error(response), adapter_id)
+                yield response
+        finally:
+            self._in_flight -= 1
+
+    async def lines(self, response: httpx.Response) -> AsyncIterator[str]:
+        with self._translated():
+            async for line in response.aiter_lines():
+                yield line
+
+    async def chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        with self._translated():
+            async for chunk in response.aiter_raw():
+                yield chunk
+
+    @contextlib.contextmanager
+    def _translated(self) -> Any:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            self._metrics.engine_errors.labels("timeout").inc()
+            raise (EngineUnavailable if isinstance(error, httpx.ConnectTimeout) else DeadlinePassed)(
+                "the engine is slow"
+            ) from error
+        except httpx.HTTPError as error:
+            self._metrics.engine_errors.labels("connection").inc()
+            logger.warning("engine: %s", type(error).__name__)
+            raise EngineUnavailable("the engine cannot be reached") from error
+        except GenadapterError as error:
+            if error.status >= EngineUnavailable.status:
+                self._metrics.engine_errors.labels("answer").inc()
+            raise
+
+    def deadline(self) -> asyncio.Timeout:
+        return asyncio.timeout(self._deadline_s)
+
+
+async def _read_error(response: httpx.Response) -> dict[str, Any]:
+    """The engine's error object, or an empty one."""
+    data = b""
+    async for chunk in response.aiter_bytes():
+        data += chunk
+        if len(data) > MAX_ERROR_BYTES:
+            return {}
+    return error_object(data)
+
+
+def error_object(data: bytes | str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        value = json.loads(data)
+        if isinstance(value, dict):
+            error = value.get("error", value)
+            return error if isinstance(error, dict) else {"message": str(error)}
+    return {}
+
+
+def upstream_error(status: int, error: dict[str, Any], adapter_id: str | None) -> GenadapterError:
+    """One of ours for the engine's. What the engine says of the request is passed on, what it says of itself is not."""
+    message = str(error.get("message") or "").strip().split("\n")[0][:MAX_MESSAGE]
+    param = error.get("param") if isinstance(error.get("param"), str) else None
+    if status == 404 and adapter_id is not None:
+        return AdapterNotFound(param="model")
+    if status == 409:
+        return AdapterMismatch()
+    answers = {400: BadRequest, 413: TooLarge, 422: Unprocessable, 429: Busy}
+    if status in answers and message:
+        return answers[status](message, param=param)
+    if status == 504:
+        return DeadlinePassed(message)
+    logger.warning("engine: status %d: %s", status, message)
+    return EngineUnavailable(f"status {status}")

@@ -1,0 +1,131 @@
+"""What wraps every request: its id, its metrics, the last catch of errors, and the limit on body bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import GenadapterError, ServerFault, TooLarge
+from service.metrics import Metrics
+
+logger = logging.getLogger("service.requests")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Most clients read the answer only after they have sent their body: what is too long is read on and thrown away, up
+# to here.
+DRAIN_BYTES = 256 * 1024**2
+DRAIN_S = 10.0
+
+
+def error_message(error: GenadapterError) -> list[Message]:
+    """The ASGI messages of an error's response."""
+    body = json.dumps(error.body()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers().items()]
+    return [
+        {"type": "http.response.start", "status": error.status, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    ]
+
+
+class RequestContext:
+    """Outermost: gives the request an id (a sane one from the client is kept), counts it, and lets no exception
+    through."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        asked = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        begin = time.perf_counter()
+        self.metrics.requests_in_flight.inc()
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            if not isinstance(error, GenadapterError):
+                logger.exception("request %s failed", request_id)
+            if status == 0:
+                for message in error_message(error if isinstance(error, GenadapterError) else ServerFault()):
+                    await send_with_id(message)
+        finally:
+            self.metrics.requests_in_flight.dec()
+            self._count(scope, status, time.perf_counter() - begin, request_id)
+
+    def _count(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route: Any = scope.get("route")
+        path = getattr(route, "path", None) or "unknown"  # the pattern, never what was typed
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.metrics.requests.labels(path, method, str(status or 499)).inc()
+        self.metrics.request_seconds.labels(path).observe(seconds)
+        logger.debug("%s %s %s %.0f ms %s", method, path, status, seconds * 1000, request_id)
+
+
+class BodyLimit:
+    """Counts the bytes that arrive, whatever the headers promised."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        promised = headers.get(b"content-length", b"")
+        if promised.isdigit() and int(promised) > self.max_bytes:
+            # A client that asks before it sends, or would send for long, is told at once.
+            if b"expect" not in headers and int(promised) <= DRAIN_BYTES:
+                await _drain(receive)
+            raise self._too_large()
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self.max_bytes:
+                    await _drain(receive)
+                    raise self._too_large()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is longer than the {self.max_bytes} bytes that are taken: send less, or split it.")
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads the rest of a body that is refused, within limits."""
+    drained = 0
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while drained < DRAIN_BYTES:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

@@ -1,0 +1,95 @@
+"""What the routes work with: opened and closed by the app's lifespan, reached as `app.state.services`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from service.auth import Authenticator
+from service.backend import BackendHolder, Identity
+from service.contextualizer import Contextualizer
+from service.creation import Creator
+from service.documents import DocumentParser
+from service.engine import EngineClient
+from service.errors import GenadapterError
+from service.metrics import Metrics
+from service.resolver import Resolver
+from service.settings import Settings
+from service.store import Store
+
+
+@dataclass
+class Services:
+    settings: Settings
+    identity: Identity
+    authenticator: Authenticator
+    metrics: Metrics
+    store: Store
+    resolver: Resolver
+    # With the role contextualize
+    parser: DocumentParser
+    holder: BackendHolder
+    contextualizer: Contextualizer
+    creator: Creator
+    # With the role generate
+    engine: EngineClient
+    load_expander: Callable[[], Any]
+    stopping: bool = False
+    _engine_model_seen: bool = False
+    _expander: Any = None
+    _expander_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def expander(self) -> Any:
+        """What turns stored adapters into LoRAs; loaded at its first use, and kept."""
+        async with self._expander_lock:
+            if self._expander is None:
+                self._expander = await asyncio.to_thread(self.load_expander)
+        return self._expander
+
+    async def readiness(self) -> dict[str, str]:
+        """Each part that this replica needs, and "ok" or what is wrong with it."""
+        parts = {"store": await self._store_state()}
+        if "generate" in self.settings.roles:
+            parts["engine"] = await self._engine_state()
+        if "contextualize" in self.settings.roles:
+            parts["generator"] = "ok" if self.holder.state == "ready" else self.holder.state
+        if self.stopping:
+            parts["server"] = "stopping"
+        for part, state in parts.items():
+            self.metrics.part_ready.labels(part).set(state == "ok")
+        return parts
+
+    async def _store_state(self) -> str:
+        try:
+            await self.store.ping()
+        except GenadapterError:
+            return "does not answer"
+        return "ok"
+
+    async def _engine_state(self) -> str:
+        problem = await self.engine.health()
+        if problem or self._engine_model_seen:
+            return problem or "ok"
+        try:
+            names = await self.engine.model_names()
+        except GenadapterError:
+            return "does not list its models"
+        self._engine_model_seen = self.settings.model_name in names
+        return "ok" if self._engine_model_seen else f"serves {', '.join(names)}, not {self.settings.model_name}"
+
+
+def get_services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def get_tenant(request: Request, services: Annotated[Services, Depends(get_services)]) -> str:
+    return services.authenticator.tenant(request.headers.get("authorization"))
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+TenantDep = Annotated[str, Depends(get_tenant)]

@@ -1,0 +1,93 @@
+"""Bytes of a request into a checked object, and what is wrong with them in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from service.errors import BadRequest, GenadapterError, Unprocessable, UnsupportedType
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# A value of the right kind, but out of its range: 422. Everything else that is wrong with a body is 400.
+RANGE_ERRORS = frozenset(
+    {
+        "greater_than",
+        "greater_than_equal",
+        "less_than",
+        "less_than_equal",
+        "too_short",
+        "too_long",
+        "string_too_short",
+        "string_too_long",
+        "finite_number",
+    }
+)
+JSON_TYPES = ("application/json",)
+
+
+def media_type(content_type: str | None) -> str:
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
+def require_json(content_type: str | None) -> None:
+    if media_type(content_type) not in JSON_TYPES:
+        raise UnsupportedType("Send JSON, with the header 'Content-Type: application/json'.")
+
+
+def parse_body(model: type[Model], body: bytes) -> Model:
+    """Raises BadRequest or Unprocessable."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise explain(error.errors(include_url=False, include_context=False, include_input=False)) from None
+
+
+def parse_fields(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """Raises BadRequest or Unprocessable."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise explain(error.errors(include_url=False, include_context=False, include_input=False)) from None
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object of unknown fields, for what is passed on. Raises BadRequest."""
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise BadRequest("The body is not JSON.") from None
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def explain(errors: Sequence[Any]) -> GenadapterError:
+    """The first of pydantic's errors; its parameter is the path to the field."""
+    first = errors[0]
+    kind, location = first["type"], [part for part in first["loc"] if _is_field(part)]
+    param = ".".join(map(str, location)) or None
+    if kind == "json_invalid":
+        return BadRequest(f"The body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
+    if kind == "extra_forbidden":
+        return BadRequest(f"There is no field '{param}'; /docs lists the fields.", param=param)
+    if kind == "missing":
+        return BadRequest(f"The field '{param}' is missing.", param=param)
+    if kind == "value_error":
+        return BadRequest(first["msg"].removeprefix("Value error, ").capitalize() + ".", param=param)
+    message = f"{param}: {first['msg']}." if param else f"{first['msg']}."
+    return (Unprocessable if kind in RANGE_ERRORS else BadRequest)(message, param=param)
+
+
+def _is_field(part: int | str) -> bool:
+    """Pydantic names the branch of a union in the path (`constrained-str`, `list[...]`); callers know no such field."""
+    return (
+        isinstance(part, int) or (part.isidentifier() and part not in {"str", "int", "float"}) or part.startswith("x-")
+    )
