@@ -88,9 +88,7 @@ class Adapter:
 
     def save_peft(self, folder: str | Path) -> None:
         """Write a PEFT LoRA (`adapter_config.json`, `adapter_model.safetensors`) into `folder`."""
-        Lora(self.lora(), self.rank, self.scaling * self.rank).save_peft(
-            Path(folder), self.expander.config.base_model
-        )
+        Lora(self.lora(), self.rank, self.scaling * self.rank).save_peft(Path(folder), self.expander.config.base_model)
 
     def to_bytes(self) -> bytes:
         """Compact safetensors: "U" (M x r1 x k) and "V" (M x r2 x k) in bf16, what made them and a checksum in the header."""

@@ -13,13 +13,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PACKAGED_NAME = "SmolLM2-135M-Instruct"
 # Raised when the conversion below changes, so that an older cached folder is not taken for the new one.
 _CONVERSION = 1
 _READ_BYTES = 8 << 20
 # What of a config.json decides the numbers that a model computes; names and versions of tools do not.
-_IDLE_CONFIG_KEYS = {"_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+_IDLE_CONFIG_KEYS = {
+    "_name_or_path",
+    "_model_name_or_path",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+}
 
 
 class BaseModelNotFound(ValueError):
@@ -103,7 +111,7 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend_tokenizer.pre_tokenizer]
     )
-    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     model = model.to(torch.bfloat16)
     # What is saved is dequantized: a left-over entry would send loaders looking for the GGUF file.
     if hasattr(model.config, "quantization_config"):

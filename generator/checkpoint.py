@@ -58,7 +58,9 @@ def resolve_checkpoint(name: str | os.PathLike[str]) -> Path:
         if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
             return folder
     shipped = ", ".join(sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())) or "none"
-    raise CheckpointError(f"{name} holds no {CONFIG_FILE} and {WEIGHTS_FILE}, and no shipped generator has this name ({shipped})")
+    raise CheckpointError(
+        f"{name} holds no {CONFIG_FILE} and {WEIGHTS_FILE}, and no shipped generator has this name ({shipped})"
+    )
 
 
 def read_config(folder: str | os.PathLike[str]) -> GeneratorConfig:
@@ -86,7 +88,7 @@ def save_checkpoint(network: GeneratorNetwork, folder: str | os.PathLike[str], h
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for target, module in zip(network.config.targets, network.modules_by_target, strict=True):
+    for target, module in zip(network.config.targets, network.generators, strict=True):
         for part in _PARTS:
             tensor = getattr(module, part).detach().to("cpu", torch.float16 if half else torch.float32)
             tensors[f"{target.name}.{part}"] = tensor.contiguous().clone()
@@ -115,7 +117,7 @@ def load_network(folder: str | os.PathLike[str]) -> GeneratorNetwork:
     with torch.device("meta"):
         network = GeneratorNetwork(config)
     network.to_empty(device="cpu")
-    for target, module in zip(config.targets, network.modules_by_target, strict=True):
+    for target, module in zip(config.targets, network.generators, strict=True):
         for part in _PARTS:
             parameter, tensor = getattr(module, part), weights[f"{target.name}.{part}"]
             if parameter.shape != tensor.shape:

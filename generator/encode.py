@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from generator.config import Strategy
 from generator.factors import factorize
@@ -47,7 +46,7 @@ def cut(ids: Sequence[int], window: int) -> list[list[int]]:
     return [list(ids[start : start + size]) for start in range(0, len(ids), size)]
 
 
-def decoder_layers(base: nn.Module) -> nn.ModuleList:
+def decoder_layers(base: Any) -> nn.ModuleList:
     """The decoder layers of a Hugging Face causal LM."""
     layers = getattr(_decoder(base), "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -55,15 +54,16 @@ def decoder_layers(base: nn.Module) -> nn.ModuleList:
     return layers
 
 
-def _decoder(base: nn.Module) -> nn.Module:
-    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
-    return getattr(decoder, "language_model", decoder)
+def _decoder(base: Any) -> nn.Module:
+    decoder = base.get_decoder()
+    inner: nn.Module = getattr(decoder, "language_model", decoder)
+    return inner
 
 
 class Encoder:
     """Reads chunks with the frozen base model."""
 
-    def __init__(self, base: nn.Module, network: GeneratorNetwork, batch_tokens: int) -> None:
+    def __init__(self, base: Any, network: GeneratorNetwork, batch_tokens: int) -> None:
         """batch_tokens: tokens (padding included) that one pass of the base model may hold."""
         self.base = base
         self.network = network
@@ -87,7 +87,11 @@ class Encoder:
 
         `states`: continue from these (left unchanged). `on_chunk` is called before each pass; what it raises ends the work.
         """
-        started = [State(s.s.clone(), s.tokens, s.chunks) for s in states] if states else [self.empty_state() for _ in documents]
+        started = (
+            [State(s.s.clone(), s.tokens, s.chunks) for s in states]
+            if states
+            else [self.empty_state() for _ in documents]
+        )
         window = self.config.window if strategy != "concat" else max(map(len, documents), default=1) or 1
         chunks = [cut(document, window) for document in documents]
         if strategy == "sequential":
@@ -181,23 +185,18 @@ class Encoder:
 
 def expand_factors(u: Tensor, v: Tensor, network: GeneratorNetwork) -> dict[str, tuple[Tensor, Tensor]]:
     """lora_A = U^T A1 (k x d_in) and lora_B = B V (d_out x k) of every target. u: M x r1 x k; v: M x r2 x k."""
-    modules = [module for layer in sorted({t.layer for t in network.config.targets}) for module in network.at_layer(layer)]
-    by_index = dict(modules)
-    return {
-        target.name: (u[i].mT.to(by_index[i].A1) @ by_index[i].A1, by_index[i].B @ v[i].to(by_index[i].B))
-        for i, target in enumerate(network.config.targets)
-    }
+    triples = zip(network.config.targets, network.generators, u, v, strict=True)
+    return {t.name: (u_t.mT.to(g.A1) @ g.A1, g.B @ v_t.to(g.B)) for t, g, u_t, v_t in triples}
 
 
 @contextmanager
-def attached(base: nn.Module, lora: LoraWeights, scaling: float) -> Iterator[None]:
+def attached(base: Any, lora: LoraWeights, scaling: float) -> Iterator[None]:
     """While open, every named linear x of `base` gives Wx + scaling * lora_B lora_A x."""
 
     def adding(a: Tensor, b: Tensor) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if a.dim() == 2:
-                return output + F.linear(F.linear(args[0], a.to(args[0].dtype)), b.to(args[0].dtype)) * scaling
-            return output + args[0] @ a.mT.to(args[0].dtype) @ b.mT.to(args[0].dtype) * scaling
+            x = args[0]
+            return output + x @ a.mT.to(x.dtype) @ b.mT.to(x.dtype) * scaling
 
         return hook
 

@@ -51,7 +51,7 @@ def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor
     if matrix.shape[0] > matrix.shape[1]:
         v, u = _leading_singular_vectors(matrix.mT, rank)
         return u, v
-    eigenvalues, vectors = torch.linalg.eigh(matrix @ matrix.mT)  # ascending
+    vectors = torch.linalg.eigh(matrix @ matrix.mT)[1]  # by ascending eigenvalue
     u = vectors[:, -rank:].flip(-1)  # r1 x k
     projected = matrix.mT @ u  # r2 x k: V_k times the singular values
     singular = torch.linalg.vector_norm(projected, dim=0)

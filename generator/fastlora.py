@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.checkpoint import CheckpointError
-from generator.config import ConfigError, GeneratorConfig, TargetModule
+from generator.config import ConfigError, GeneratorConfig, Norm, Strategy, TargetModule
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -26,7 +26,7 @@ _REPRESENTED: dict[str, Any] = {
     "fastlora_param": None,
     "lora_r": 0,
 }
-_NORMS = {"svd": "svd", "frobenius": "frobenius", "spectral": "spectral"}
+_NORMS: tuple[Norm, ...] = ("svd", "frobenius", "spectral")
 
 
 def is_fastlora(folder: Path) -> bool:
@@ -38,7 +38,9 @@ def is_fastlora(folder: Path) -> bool:
     return isinstance(data, dict) and data.get("peft_type") == "FASTLORA"
 
 
-def read_fastlora(folder: Path, base_config: Any, strategy: str = "concat") -> tuple[GeneratorConfig, dict[str, Any]]:
+def read_fastlora(
+    folder: Path, base_config: Any, strategy: Strategy = "concat"
+) -> tuple[GeneratorConfig, dict[str, Any]]:
     """Configuration, and weights as "<target>.<part>" tensors.
 
     base_config: the base model's transformers configuration. Raises `CheckpointError` naming the field that has no
@@ -84,7 +86,7 @@ def _read_weights(folder: Path, fields: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _config(
-    fields: dict[str, Any], targets: dict[str, int], weights: dict[str, Any], base_config: Any, strategy: str
+    fields: dict[str, Any], targets: dict[str, int], weights: dict[str, Any], base_config: Any, strategy: Strategy
 ) -> GeneratorConfig:
     text_config = base_config.get_text_config()
     modules = tuple(
@@ -100,8 +102,8 @@ def _config(
             r2=int(fields["fastlora_r"]),
             max_rank=int(fields["fastlora_max_rank"]),
             alpha=float(fields["fastlora_alpha"]),
-            norm=_NORMS[fields["fastlora_norm"]],  # type: ignore[arg-type]
-            strategy=strategy,  # type: ignore[arg-type]
+            norm=fields["fastlora_norm"],
+            strategy=strategy,
             window=int(fields["fastlora_window"]),
         )
     except ConfigError as error:
@@ -135,7 +137,9 @@ def _check_layers(config: GeneratorConfig, fields: dict[str, Any], base_config: 
             )
 
 
-def import_fastlora(folder: Path, out: Path, base_model: str | None = None, strategy: str = "concat") -> GeneratorConfig:
+def import_fastlora(
+    folder: Path, out: Path, base_model: str | None = None, strategy: Strategy = "concat"
+) -> GeneratorConfig:
     """Write a checkpoint of ours from one of the reference. Raises `CheckpointError`, `BaseModelNotFound`."""
     from dataclasses import replace
 
@@ -152,7 +156,7 @@ def import_fastlora(folder: Path, out: Path, base_model: str | None = None, stra
     config, weights = read_fastlora(folder, AutoConfig.from_pretrained(base), strategy)
     config = replace(config, base_model=base_model or str(named), base_fingerprint=fingerprint_base(base))
     network = GeneratorNetwork(config)
-    for target, module in zip(config.targets, network.modules_by_target, strict=True):
+    for target, module in zip(config.targets, network.generators, strict=True):
         for part in _PARTS.values():
             getattr(module, part).data.copy_(weights[f"{target.name}.{part}"])
     save_checkpoint(network, out)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from generator.adapter import Adapter
 from generator.base_model import fingerprint_base, resolve_base_model
@@ -30,7 +30,7 @@ class Generator:
     """The frozen base model and the trained network. One call at a time; for several threads, a lock is the caller's."""
 
     def __init__(
-        self, base: nn.Module, network: GeneratorNetwork, tokenizer: PreTrainedTokenizerBase | None, expander: Expander
+        self, base: Any, network: GeneratorNetwork, tokenizer: PreTrainedTokenizerBase | None, expander: Expander
     ) -> None:
         self.base = base
         self.network = network
@@ -93,17 +93,18 @@ class Generator:
             if token_ids.dim() != 1:
                 raise ValueError(f"token ids have {token_ids.dim()} dimensions; a document has one, several are a list")
             token_ids = token_ids.tolist()
-        if token_ids and isinstance(token_ids[0], int):
-            return self.factorize(self.encode([token_ids], strategy))[0]  # type: ignore[list-item]
-        return self.factorize(self.encode([list(map(int, ids)) for ids in token_ids], strategy))  # type: ignore[union-attr]
+        if all(isinstance(item, int) for item in token_ids):
+            return self.factorize(self.encode([cast("list[int]", token_ids)], strategy))[0]
+        documents = [list(map(int, ids)) for ids in cast("list[list[int]]", token_ids)]
+        return self.factorize(self.encode(documents, strategy))
 
 
-def load_base(folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
+def load_base(folder: Path, device: str, dtype: torch.dtype) -> Any:
     """The frozen base model."""
     from transformers import AutoModelForCausalLM
 
-    base: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
-    return base.eval().requires_grad_(False)
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return base.to(device).eval().requires_grad_(False)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -132,20 +133,22 @@ def load_generator(
     base_fingerprint = fingerprint_base(folder)
     expected = network.config.base_fingerprint
     if expected and expected != base_fingerprint:
-        raise CheckpointError(f"{root.name} was trained for another base model than {folder.name} (fingerprints differ)")
+        raise CheckpointError(
+            f"{root.name} was trained for another base model than {folder.name} (fingerprints differ)"
+        )
     base = load_base(folder, device, dtype)
     _check_fit(base, network.config)
     expander = Expander(
         config=network.config,
         fingerprint=fingerprint_generator(root),
         base_fingerprint=base_fingerprint,
-        a1=[module.A1.detach().clone() for module in network.modules_by_target],  # type: ignore[union-attr,operator]
-        b=[module.B.detach().clone() for module in network.modules_by_target],  # type: ignore[union-attr,operator]
+        a1=[module.A1.detach().clone() for module in network.generators],
+        b=[module.B.detach().clone() for module in network.generators],
     )
     return Generator(base, network.to(device, dtype), load_tokenizer(folder), expander)
 
 
-def _check_fit(base: nn.Module, config: GeneratorConfig) -> None:
+def _check_fit(base: Any, config: GeneratorConfig) -> None:
     """Every target exists in the base model with the shape that the configuration says."""
     count = len(decoder_layers(base))
     for target in config.targets:
@@ -153,5 +156,5 @@ def _check_fit(base: nn.Module, config: GeneratorConfig) -> None:
             weight = base.get_submodule(target.name).weight
         except AttributeError as error:
             raise CheckpointError(f"the base model has no module {target.name}") from error
-        if tuple(weight.shape) != (target.d_out, target.d_in) or target.layer >= count:  # type: ignore[union-attr,arg-type]
+        if tuple(weight.shape) != (target.d_out, target.d_in) or target.layer >= count:
             raise CheckpointError(f"{target.name} does not have the shape {target.d_out} x {target.d_in}")

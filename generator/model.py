@@ -58,12 +58,10 @@ class GeneratorNetwork(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.modules_by_target = nn.ModuleList(ModuleGenerator(config, target) for target in config.targets)
+        self.generators = [ModuleGenerator(config, target) for target in config.targets]
+        self.registered = nn.ModuleList(self.generators)  # the same ones, known to torch
 
     def at_layer(self, layer: int) -> list[tuple[int, ModuleGenerator]]:
         """The targets inside one decoder layer: (index into the configuration's targets, its generator)."""
-        return [
-            (index, module)
-            for index, (target, module) in enumerate(zip(self.config.targets, self.modules_by_target, strict=True))
-            if target.layer == layer and isinstance(module, ModuleGenerator)
-        ]
+        pairs = enumerate(zip(self.config.targets, self.generators, strict=True))
+        return [(index, generator) for index, (target, generator) in pairs if target.layer == layer]

@@ -13,9 +13,10 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from generator.encode import attached
@@ -41,7 +42,9 @@ class Tally:
     def report(self) -> dict[str, float]:
         result = {f"{text}/{condition}": self.mean(text, condition) for text, condition in sorted(self.sums)}
         gap = self.mean("answers", "closed") - self.mean("answers", "prompt")
-        result["knowledge_recovered"] = (self.mean("answers", "other") - self.mean("answers", "own")) / gap if gap else 0.0
+        result["knowledge_recovered"] = (
+            (self.mean("answers", "other") - self.mean("answers", "own")) / gap if gap else 0.0
+        )
         result["harm_text"] = self.mean("reconstruction", "other") - self.mean("reconstruction", "closed")
         result["harm_answers"] = self.mean("answers", "other") - self.mean("answers", "closed")
         return result
@@ -50,8 +53,16 @@ class Tally:
 class Quality:
     """Measures one set of held-out passages."""
 
-    def __init__(self, base: nn.Module, prompts: Prompts, passages: list[Passage], scaling: float, questions: int = 3) -> None:
-        self.base, self.prompts, self.passages, self.scaling, self.questions = base, prompts, passages, scaling, questions
+    def __init__(
+        self, base: Any, prompts: Prompts, passages: list[Passage], scaling: float, questions: int = 3
+    ) -> None:
+        self.base, self.prompts, self.passages, self.scaling, self.questions = (
+            base,
+            prompts,
+            passages,
+            scaling,
+            questions,
+        )
         self.separator = prompts.tokenize("\n\n")
         self.device = next(base.parameters()).device
         self._frozen: Tally | None = None
@@ -98,7 +109,7 @@ class Quality:
             tally.sums[text, condition].append((loss, len(target)))
 
 
-def score(base: nn.Module, prompt: list[int], target: list[int], device: torch.device) -> float:
+def score(base: Any, prompt: list[int], target: list[int], device: torch.device) -> float:
     """Summed next-token loss (nats) of `target` after `prompt`."""
     ids = torch.tensor([prompt + target], device=device)
     states = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ _RIDGE_VALUE = 1e-4
 
 
 @torch.inference_mode()
-def initialize(network: GeneratorNetwork, base: nn.Module, rows: list[list[int]]) -> None:
+def initialize(network: GeneratorNetwork, base: Any, rows: list[list[int]]) -> None:
     """Set the network's weights from `rows` of ordinary text (some 20,000 tokens), passed once through the frozen model.
 
     The output's scale is the configuration's alpha / r2: 60 to 80 for eight layers of SmolLM2-135M.
@@ -35,17 +36,17 @@ def initialize(network: GeneratorNetwork, base: nn.Module, rows: list[list[int]]
     states, inputs, ids = _observe(base, config, rows)
     directions, value_map = _values(base, config, ids)
     for index, target in enumerate(config.targets):
-        module = network.modules_by_target[index]
+        module = network.generators[index]
         keys = _keys(states[target.layer], config.r1)
-        module.norm.data.fill_(1.0)  # type: ignore[union-attr]
-        module.A2.data.copy_(keys / config.r1**0.5)  # type: ignore[union-attr]
-        module.A1.data.copy_(_queries(states[target.layer], inputs[target.name], keys) / config.r1**0.5)  # type: ignore[union-attr]
-        module.A3.data.copy_(value_map.mT)  # type: ignore[union-attr]
-        module.B.data.copy_(directions)  # type: ignore[union-attr]
+        module.norm.data.fill_(1.0)
+        module.A2.data.copy_(keys / config.r1**0.5)
+        module.A1.data.copy_(_queries(states[target.layer], inputs[target.name], keys) / config.r1**0.5)
+        module.A3.data.copy_(value_map.mT)
+        module.B.data.copy_(directions)
 
 
 def _observe(
-    base: nn.Module, config: GeneratorConfig, rows: list[list[int]]
+    base: Any, config: GeneratorConfig, rows: list[list[int]]
 ) -> tuple[dict[int, Tensor], dict[str, Tensor], Tensor]:
     """Normalized states entering each adapted layer, inputs of each target, and the token ids: one row a token."""
     states: dict[int, list[Tensor]] = defaultdict(list)
@@ -63,7 +64,8 @@ def _observe(
         layers[layer].register_forward_pre_hook(seen(states[layer]), with_kwargs=True)
         for layer in {target.layer for target in config.targets}
     ] + [
-        base.get_submodule(t.name).register_forward_pre_hook(seen(inputs[t.name]), with_kwargs=True) for t in config.targets
+        base.get_submodule(t.name).register_forward_pre_hook(seen(inputs[t.name]), with_kwargs=True)
+        for t in config.targets
     ]
     device = next(base.parameters()).device
     try:
@@ -77,7 +79,7 @@ def _observe(
     return normed, {name: torch.cat(parts) for name, parts in inputs.items()}, flat
 
 
-def _values(base: nn.Module, config: GeneratorConfig, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _values(base: Any, config: GeneratorConfig, ids: Tensor) -> tuple[Tensor, Tensor]:
     """U (d_model x r2): leading directions of the centred, normalized unembedding; and the map from the embedding to them."""
     embedding = base.get_input_embeddings().weight.float()
     decoder = base.get_decoder()
@@ -99,7 +101,8 @@ def _keys(states: Tensor, r1: int) -> Tensor:
     eigenvalues, vectors = torch.linalg.eigh(centred.mT @ centred / len(states))
     keys = (vectors[:, -r1:] / eigenvalues[-r1:].sqrt()).mT  # r1 x d_model
     mean = mean / mean.norm()
-    return keys - (keys @ mean)[:, None] * mean
+    flat: Tensor = keys - (keys @ mean)[:, None] * mean
+    return flat
 
 
 def _queries(states: Tensor, inputs: Tensor, keys: Tensor) -> Tensor:
@@ -108,10 +111,14 @@ def _queries(states: Tensor, inputs: Tensor, keys: Tensor) -> Tensor:
     mean = mean / mean.norm()
     wanted = states @ keys.mT
     solution = ridge(inputs - (inputs @ mean)[:, None] * mean, wanted - wanted.mean(0), _RIDGE_QUERY)
-    return (solution - mean[:, None] * (mean @ solution)).mT
+    queries: Tensor = (solution - mean[:, None] * (mean @ solution)).mT
+    return queries
 
 
 def ridge(x: Tensor, y: Tensor, share: float) -> Tensor:
     """argmin ||x W - y||^2 + lambda ||W||^2, lambda = share of the Gram matrix' mean diagonal. W: columns of x to those of y."""
     gram = x.mT @ x
-    return torch.linalg.solve(gram + share * gram.diagonal().mean() * torch.eye(len(gram), device=x.device), x.mT @ y)
+    solution: Tensor = torch.linalg.solve(
+        gram + share * gram.diagonal().mean() * torch.eye(len(gram), device=x.device), x.mT @ y
+    )
+    return solution

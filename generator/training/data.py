@@ -45,7 +45,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         import zstandard
 
         with path.open("rb") as raw:
-            yield from map(json.loads, io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8"))
+            yield from map(
+                json.loads, io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8")
+            )
     else:
         with path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from generator.training.data import Passage, Question
 
 SHORT_PHRASE = "Answer with a short phrase."
+_TEXT_START = "<|endoftext|>"
 _CUT = "\x00"  # marks where a context goes in a chat's text; in no document
 
 
@@ -35,7 +36,9 @@ class Row:
 class Prompts:
     """Token ids of questions and answers in the formats that users send."""
 
-    def __init__(self, tokenize: Callable[[str], list[int]], chat: Callable[[str], str], start: list[int], end: int) -> None:
+    def __init__(
+        self, tokenize: Callable[[str], list[int]], chat: Callable[[str], str], start: list[int], end: int
+    ) -> None:
         """chat: a user's message -> the text of the prompt; start: ids that open raw text; end: the end-of-turn token."""
         self.tokenize, self.chat, self.start, self.end = tokenize, chat, start, end
 
@@ -54,7 +57,10 @@ class Prompts:
             ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
             return ids
 
-        start = tokenizer.unk_token_id if tokenizer.unk_token == "<|endoftext|>" else tokenizer.bos_token_id
+        # SmolLM2 was trained on texts that begin with <|endoftext|>; its "bos" token opens a chat turn.
+        start = tokenizer.convert_tokens_to_ids(_TEXT_START)
+        if start is None or start == tokenizer.unk_token_id != 0:
+            start = tokenizer.bos_token_id
         return cls(tokenize, chat, [start], tokenizer.eos_token_id)
 
     def question(self, question: Question, style: str, context: list[int] | None = None) -> tuple[list[int], list[int]]:
@@ -71,7 +77,9 @@ class Prompts:
         return [*self.tokenize(opening), *before, *self.tokenize(rest)], [*self.tokenize(question.gold), self.end]
 
 
-def answers(prompts: Prompts, document: int, passages: list[Passage], rng: random.Random, count: int, longest: int) -> list[Row]:
+def answers(
+    prompts: Prompts, document: int, passages: list[Passage], rng: random.Random, count: int, longest: int
+) -> list[Row]:
     """Questions about the document."""
     pool = [question for passage in passages for question in passage.questions]
     rows = []

@@ -40,7 +40,18 @@ class GeneratorSettings:
             if len(found) != len(self.modules):
                 raise ConfigError(f"modules: layer {index} does not have every one of {', '.join(self.modules)}")
             targets += [TargetModule(names[id(m)], index, m.weight.shape[1], m.weight.shape[0]) for m in found]
-        same = ("base_model", "r1", "r2", "max_rank", "alpha", "norm", "key_shift", "value_source", "strategy", "window")
+        same = (
+            "base_model",
+            "r1",
+            "r2",
+            "max_rank",
+            "alpha",
+            "norm",
+            "key_shift",
+            "value_source",
+            "strategy",
+            "window",
+        )
         return GeneratorConfig(
             hidden_size=base.config.get_text_config().hidden_size,
             targets=tuple(targets),
@@ -68,7 +79,9 @@ class ObjectiveSettings:
     answers: float = 1.0
     reconstruction: float = 0.2
     completion: float = 1.0
-    completion_share: float = 0.7  # of the divergence from the frozen model with the text before it; the rest: next-token loss
+    completion_share: float = (
+        0.7  # of the divergence from the frozen model with the text before it; the rest: next-token loss
+    )
     unrelated_text: float = 2.0
     unrelated_question: float = 1.0
     span: int = 64  # tokens scored by the objectives on running text

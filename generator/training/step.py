@@ -18,6 +18,7 @@ from generator.training.objectives import Prompts, Row
 from generator.training.polar import polar_factor, polar_with_gradient
 from generator.training.settings import TrainingSettings
 
+
 @dataclass
 class Document:
     """Passages that are read as one context."""
@@ -50,10 +51,10 @@ class Adapters:
         p = polar_factor(torch.stack([d[1] for d in decomposed]))
         count = len(contexts)
         for index, target in enumerate(config.targets):
-            module = network.modules_by_target[index]
+            module = network.generators[index]
             here = slice(index * count, (index + 1) * count)
-            b = module.B * gains[index].exp()  # type: ignore[operator]
-            self.weights[target.name] = (q[here].mT @ module.A1, b @ p[here].mT)  # type: ignore[operator]
+            b = module.B * gains[index].exp()
+            self.weights[target.name] = (q[here].mT @ module.A1, b @ p[here].mT)
 
     def for_rows(self, contexts: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """The adapter of each row."""
@@ -64,11 +65,11 @@ class Adapters:
 def _token_pairs(network: GeneratorNetwork, index: int, context: list[tuple[Chunk, int]]) -> tuple[Tensor, Tensor]:
     """Keys (T x r1) and values (T x r2) of a context's tokens for one target."""
     layer = network.config.targets[index].layer
-    module = network.modules_by_target[index]
+    module = network.generators[index]
     keys, values = [], []
     for chunk, count in context:
         mask = torch.ones(1, count, device=chunk.final.device)
-        k, v = module.keys_values(chunk.states[layer][None, :count], chunk.embedding[None, :count], mask)  # type: ignore[operator]
+        k, v = module.keys_values(chunk.states[layer][None, :count], chunk.embedding[None, :count], mask)
         keys.append(k[0])
         values.append(v[0])
     return torch.cat(keys), torch.cat(values)
@@ -77,7 +78,9 @@ def _token_pairs(network: GeneratorNetwork, index: int, context: list[tuple[Chun
 class Step:
     """Builds the loss of one step."""
 
-    def __init__(self, frozen: FrozenModel, network: GeneratorNetwork, prompts: Prompts, settings: TrainingSettings) -> None:
+    def __init__(
+        self, frozen: FrozenModel, network: GeneratorNetwork, prompts: Prompts, settings: TrainingSettings
+    ) -> None:
         self.frozen, self.network, self.prompts, self.settings = frozen, network, prompts, settings
         self.separator = prompts.tokenize("\n\n")
 
@@ -92,7 +95,9 @@ class Step:
         if self.settings.objectives.completion:
             self._score_completion(documents, gains, losses, counts, rng)
         weights = vars(self.settings.objectives)
-        total = sum((weights[name] * torch.stack(parts).sum() / counts[name] for name, parts in losses.items()), torch.zeros(()))
+        total = sum(
+            (weights[name] * torch.stack(parts).sum() / counts[name] for name, parts in losses.items()), torch.zeros(())
+        )
         means = {name: sum(part.item() for part in parts) / counts[name] for name, parts in losses.items()}
         return total, means
 
@@ -124,7 +129,9 @@ class Step:
                 rows += objectives.unrelated(prompts, index, rng.choice(others), rng, weights.span)
         return rows
 
-    def _score(self, rows: list[Row], adapters: Adapters, losses: dict[str, list[Tensor]], counts: dict[str, int]) -> None:
+    def _score(
+        self, rows: list[Row], adapters: Adapters, losses: dict[str, list[Tensor]], counts: dict[str, int]
+    ) -> None:
         lengths_of = [len(row.prompt) + len(row.target) for row in rows]
         for indices in batches(sorted(range(len(rows)), key=lengths_of.__getitem__), lengths_of):
             batch = [rows[i] for i in indices]
@@ -133,7 +140,8 @@ class Step:
             states = self.frozen.upper(half, lora, self.network.config.scaling)
             scored = [slice(len(row.prompt) - 1, len(row.prompt) + len(row.target) - 1) for row in batch]
             lengths = [len(row.target) for row in batch]
-            logits = self.frozen.logits(torch.cat([states[i, s] for i, s in enumerate(scored)])).split(lengths)
+            together = self.frozen.logits(torch.cat([states[i, s] for i, s in enumerate(scored)]))
+            logits = torch.split(together, lengths)
             teachers = self._teachers(batch, half, scored)
             for row, row_logits, teacher in zip(batch, logits, teachers, strict=True):
                 counts[row.objective] += len(row.target)
@@ -166,7 +174,8 @@ class Step:
         rng: random.Random,
     ) -> None:
         """Adapters of first halves: of every document's first chunk, its tokens before a random split."""
-        contexts, rows = [], []
+        contexts: list[list[tuple[Chunk, int]]] = []
+        rows: list[Row] = []
         for document in documents:
             chunk = document.chunks[0]
             length = len(chunk.ids)

@@ -63,7 +63,10 @@ class Trainer:
         self.mixture = Mixture(passages, data.sources, run.seed)
         self.data_fingerprints = {source: fingerprint(rows) for source, rows in passages.items()}
         asked = [
-            p for s in _HELD_OUT_SOURCES if s in data.sources for p in load_passages(folder, s, "dev", self.prompts.tokenize)
+            p
+            for s in _HELD_OUT_SOURCES
+            if s in data.sources
+            for p in load_passages(folder, s, "dev", self.prompts.tokenize)
         ]
         self.held_out = held_out(asked, run.evaluation_passages)
 
@@ -125,8 +128,8 @@ class Trainer:
 
     @torch.no_grad()
     def _fold_gains(self) -> None:
-        for module, gain in zip(self.network.modules_by_target, self.gains, strict=True):
-            module.B.mul_(gain.exp())  # type: ignore[union-attr,operator]
+        for module, gain in zip(self.network.generators, self.gains, strict=True):
+            module.B.mul_(gain.exp())
         self.gains.zero_()
 
     @torch.inference_mode()

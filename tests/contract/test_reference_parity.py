@@ -33,7 +33,7 @@ def test_reference(case: Path, name: str, tmp_path: Path) -> None:
     generator = load_generator(tmp_path)
     expected = load_file(case / "expected.safetensors")
     assert generator.config.window == json.loads((case / "case.json").read_text())["window"]
-    adapter = generator.contextualize(expected["context_ids"], STRATEGIES[name])  # type: ignore[arg-type]
+    adapter = generator.contextualize(expected["context_ids"], STRATEGIES[name])
     lora = adapter.lora()
     with torch.no_grad(), attached(generator.base, lora, adapter.scaling):
         logits = generator.base(expected["prompt_ids"][None]).logits[0]

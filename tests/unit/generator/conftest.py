@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from generator import load_generator
 from generator.base_model import fingerprint_base
@@ -58,12 +66,20 @@ def tiny_generator(tiny_base: Callable[[str], Path], tmp_path: Path) -> Callable
 
     def make(architecture: str = "llama", **settings: Any) -> Generator:
         folder = tiny_base(architecture)
-        wanted: dict[str, Any] = {"layers": (0, 2), "r1": 12, "r2": 10, "max_rank": 6, "alpha": 5.0, "window": 16, **settings}
+        wanted: dict[str, Any] = {
+            "layers": (0, 2),
+            "r1": 12,
+            "r2": 10,
+            "max_rank": 6,
+            "alpha": 5.0,
+            "window": 16,
+            **settings,
+        }
         base = load_base(folder, "cpu", torch.float32)
         config = GeneratorSettings(base_model=str(folder), **wanted).to_config(base, fingerprint_base(folder))
         torch.manual_seed(1)
         network = GeneratorNetwork(config)
-        for module in network.modules_by_target:
+        for module in network.generators:
             torch.nn.init.normal_(module.B, std=0.2)
             torch.nn.init.normal_(module.norm, mean=1.0, std=0.1)
         save_checkpoint(network, tmp_path / "checkpoint")

@@ -55,7 +55,9 @@ def test_another_generators_adapter_is_refused(tiny_generator: Callable[..., Gen
 
 
 @pytest.mark.parametrize("modules", [("o_proj",), ("o_proj", "down_proj", "q_proj", "v_proj")])
-def test_peft_gives_the_same_logits(tiny_generator: Callable[..., Generator], tmp_path: Path, modules: tuple[str, ...]) -> None:
+def test_peft_gives_the_same_logits(
+    tiny_generator: Callable[..., Generator], tmp_path: Path, modules: tuple[str, ...]
+) -> None:
     generator = tiny_generator(modules=modules)
     adapter = generator.contextualize(DOCUMENT)
     adapter.save_peft(tmp_path / "peft")
@@ -79,7 +81,8 @@ def test_a_checkpoint_is_for_its_base_model_alone(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("norm", "softmax"), ("r1", 0), ("key_shift", 2), ("strategy", "all"), ("targets", []), ("alpha", -1)]
+    ("field", "value"),
+    [("norm", "softmax"), ("r1", 0), ("key_shift", 2), ("strategy", "all"), ("targets", []), ("alpha", -1)],
 )
 def test_a_configuration_that_makes_no_sense_names_its_field(
     tiny_generator: Callable[..., Generator], field: str, value: object

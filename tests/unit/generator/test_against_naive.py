@@ -33,7 +33,7 @@ def naive_delta(generator: Generator, ids: list[int], strategy: str) -> dict[str
                 generator.base.get_submodule(name).weight.data = original[name] + change
         with torch.no_grad():
             hidden = generator.base(torch.tensor([chunk]), output_hidden_states=True).hidden_states
-        for t, g in zip(config.targets, generator.network.modules_by_target, strict=True):
+        for t, g in zip(config.targets, generator.network.generators, strict=True):
             generator.base.get_submodule(t.name).weight.data = original[t.name]
             skip = len(config.prefix_ids)
             n = rms(hidden[t.layer][0, skip:], g.norm, config.norm_eps)
@@ -69,7 +69,9 @@ def document(length: int, seed: int = 0) -> list[int]:
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3", "gemma"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_architectures_and_strategies(tiny_generator: Callable[..., Generator], architecture: str, strategy: str) -> None:
+def test_architectures_and_strategies(
+    tiny_generator: Callable[..., Generator], architecture: str, strategy: str
+) -> None:
     check(tiny_generator(architecture), document(43), strategy)
 
 
