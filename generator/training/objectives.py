@@ -58,9 +58,7 @@ class Prompts:
             return ids
 
         # SmolLM2 was trained on texts that begin with <|endoftext|>; its "bos" token opens a chat turn.
-        start = tokenizer.convert_tokens_to_ids(_TEXT_START)
-        if start is None or start == tokenizer.unk_token_id != 0:
-            start = tokenizer.bos_token_id
+        start = tokenizer.get_vocab().get(_TEXT_START, tokenizer.bos_token_id)
         return cls(tokenize, chat, [start], tokenizer.eos_token_id)
 
     def question(self, question: Question, style: str, context: list[int] | None = None) -> tuple[list[int], list[int]]:

@@ -1,0 +1,38 @@
+# Needs Python >= 3.11, git and make. Every target sets up .venv first, which is quick when nothing changed.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup run test lint format bench eval train lock
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: ## Create .venv from the lock
+	@tools/setup.sh
+
+run: setup ## Start the service on http://127.0.0.1:8000
+	@$(BIN)/genadapter serve
+
+test: setup ## Every test that needs no GPU, real vLLM and Valkey included
+	$(PYTEST)
+
+lint: setup ## Format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## Rewrite files as `make lint` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## The benchmarks
+	$(BIN)/genadapter bench
+
+train: setup ## Train the shipped generator (resumes)
+	$(BIN)/genadapter train generator/training/configs/smollm2-135m-instruct.toml
+
+eval: setup ## Measure the shipped generator on held-out documents
+	$(BIN)/genadapter eval quality
+
+lock: setup ## Resolve locks/cpu.txt anew
+	tools/lock.sh
