@@ -7,7 +7,8 @@ import logging
 import signal
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,7 +100,8 @@ def _stop_signals() -> asyncio.Event:
 
 
 async def _start_children(settings: Settings, supervisor: Supervisor, stages: Stages) -> tuple[Settings, Child | None]:
-    """Settings that name every part, and the engine's process if it is ours. The store is waited for, the engine is not."""
+    """Settings that name every part, and the engine's process if it is ours. The store is waited for, the engine is
+    not."""
     from pydantic import SecretStr
 
     from service import children
@@ -160,12 +162,12 @@ async def _run(settings: Settings, engine: Child | None, stopping: asyncio.Event
 
 def _server(config: uvicorn.Config) -> uvicorn.Server:
     """uvicorn without its signal handlers: they would end the process by the signal, and not with code 0."""
-    import contextlib
-
     import uvicorn
 
     class Server(uvicorn.Server):
-        capture_signals = staticmethod(contextlib.nullcontext)
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
 
     return Server(config)
 
@@ -193,7 +195,8 @@ async def _until_ready(
     finally:
         if waiting is not None:
             waiting.cancel()
-    url = f"http://{settings.host if settings.is_loopback else '127.0.0.1'}:{server.servers[0].sockets[0].getsockname()[1]}"
+    port = server.servers[0].sockets[0].getsockname()[1]
+    url = f"http://{settings.host if settings.is_loopback else '127.0.0.1'}:{port}"
     stages.say(f"ready on {url}")
     print(_how_to(url, settings), flush=True)
 

