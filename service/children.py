@@ -123,7 +123,7 @@ def engine_child(settings: Settings, redis_url: str, port: int | None = None) ->
     command = engine_command(
         settings, resolve_base_model(settings.base_model), port, config.rank, [target.name for target in config.targets]
     )
-    environment = engine_environment(redis_url, checkpoint)
+    environment = engine_environment(redis_url, checkpoint, verbose=settings.log_level == "debug")
 
     async def is_ready() -> bool:
         return await _answers(port, "/health")
@@ -161,8 +161,8 @@ def is_cpu_build() -> bool:
     return False
 
 
-def engine_environment(redis_url: str, checkpoint: Path) -> dict[str, str]:
-    """Ours below, what the user has set on top of it."""
+def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) -> dict[str, str]:
+    """Ours below, what the user has set on top of it. `verbose`: with vLLM's many lines about its own business."""
     environment = {
         # Lets the resolver be asked. It also opens routes that load any local path: the port is the service's alone.
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -171,6 +171,7 @@ def engine_environment(redis_url: str, checkpoint: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",  # the model is a folder
         "TOKENIZERS_PARALLELISM": "false",
         "NO_COLOR": "1",
+        "VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING",
     }
     if is_cpu_build():
         cores = sorted(os.sched_getaffinity(0))

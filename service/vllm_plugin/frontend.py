@@ -84,7 +84,7 @@ class Frontend:
             payload = await (await self.store()).payload(adapter_id)
             if payload is None:
                 return None
-            scratch = await asyncio.to_thread(self._source.expand, payload, self.files.folder)
+            scratch = await asyncio.to_thread(_expand, self._source, payload, self.files.folder)
             folder = self.files.add(adapter_id, scratch)
         logger.info("genadapter: %s expanded in %.0f ms", adapter_id, 1000 * (time.perf_counter() - begin))
         return folder
@@ -114,6 +114,14 @@ class Frontend:
     def _start_sweep(self) -> None:
         if self._sweep is None or self._sweep.done():
             self._sweep = asyncio.create_task(Sweep(self).run())
+
+
+def _expand(source: AdapterSource, payload: bytes, parent: Path) -> Path:
+    import torch
+
+    # This thread's number. The products are small, and beside a busy engine two threads wait for each other fifteen times longer.
+    torch.set_num_threads(1)
+    return source.expand(payload, parent)
 
 
 def _is_base_of(source: AdapterSource, base_model: str) -> bool:
