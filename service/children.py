@@ -29,8 +29,6 @@ ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Bind the engine's threads to every core of a small machine; on a larger one vLLM's own choice, which heeds NUMA, is
 # better.
 MAX_BOUND_CORES = 16
-# Room wanted on the RAM disk for expanded adapters.
-MIN_CACHE_BYTES = 256 << 20
 ENGINE_GRACE_S = 20.0
 
 
@@ -182,7 +180,6 @@ def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) 
     environment |= os.environ
     environment["GENADAPTER_REDIS_URL"] = redis_url
     environment["GENADAPTER_GENERATOR"] = str(checkpoint)
-    environment.setdefault("GENADAPTER_ADAPTER_CACHE", str(adapter_cache_root()))
     return environment
 
 
@@ -194,15 +191,6 @@ def _preloads() -> str:
     bundled = Path(vllm.origin).parent / "libs" if vllm is not None and vllm.origin else Path()
     found = [*sorted(bundled.glob("libtcmalloc*.so*"))[:1], *([openmp] if openmp.is_file() else [])]
     return ":".join(map(str, found))
-
-
-def adapter_cache_root() -> Path:
-    """Where expanded adapters go: a RAM disk with some room, the temporary folder otherwise."""
-    name = f"genadapter-{os.getuid()}"
-    ram = Path("/dev/shm")
-    if ram.is_dir() and os.access(ram, os.W_OK) and shutil.disk_usage(ram).free >= MIN_CACHE_BYTES:
-        return ram / name
-    return Path(tempfile.gettempdir()) / name
 
 
 async def _answers(port: int, path: str) -> bool:

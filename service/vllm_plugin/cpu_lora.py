@@ -52,7 +52,9 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
         # {address of a layer's first stacked A: {slot: rank of each of the layer's slices}}; missing: every row counts.
         self._ranks: dict[int, dict[int, tuple[int, ...]]] = {}
 
-    def update_metadata(self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any) -> None:
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
+    ) -> None:
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._token_groups = group_rows(self.token_lora_indices)
         self._sampler_groups = group_rows(self.sampler_indices)
@@ -84,10 +86,14 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
             for i, (a, b, width) in enumerate(zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True)):
                 rank = a.shape[2] if ranks is None else ranks[i]
                 if rank:
-                    _add_product(y[:, offset : offset + width], rows, inputs, a[slot, 0, :rank], b[slot, 0, :width, :rank], scale)
+                    _add_product(
+                        y[:, offset : offset + width], rows, inputs, a[slot, 0, :rank], b[slot, 0, :width, :rank], scale
+                    )
                 offset += width
 
-    def add_lora_embedding(self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **kwargs: Any) -> None:
+    def add_lora_embedding(
+        self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **kwargs: Any
+    ) -> None:
         """y (N x d_out) += B x of each row's adapter; x: N x R, the rows of A that vLLM has looked up."""
         if not add_inputs:
             y.zero_()

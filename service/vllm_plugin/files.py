@@ -20,8 +20,19 @@ from pathlib import Path
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CHECKSUM_FILE = "sha256"
+# Room wanted on the RAM disk before it is chosen.
+MIN_RAM_DISK_BYTES = 256 << 20
 # What an engine may use of a file system (a container's /dev/shm may have 64 MiB) when there is no more room than that.
 MAX_SHARE_OF_FREE = 0.5
+
+
+def default_cache_root() -> Path:
+    """Where expanded adapters go: a RAM disk with some room, the temporary folder otherwise."""
+    name = f"genadapter-{os.getuid()}"
+    ram = Path("/dev/shm")  # noqa: S108  # the folder made in it is ours alone
+    if ram.is_dir() and os.access(ram, os.W_OK) and shutil.disk_usage(ram).free >= MIN_RAM_DISK_BYTES:
+        return ram / name
+    return Path(tempfile.gettempdir()) / name
 
 
 class CacheFull(RuntimeError):

@@ -21,7 +21,7 @@ from typing import Any
 from service.errors import AdapterNotFound, GenadapterError, RequestError
 from service.ids import is_adapter_id
 from service.store import Store
-from service.vllm_plugin.files import AdapterFiles, CacheFull
+from service.vllm_plugin.files import AdapterFiles, CacheFull, default_cache_root
 from service.vllm_plugin.hooks import known_release, logger
 from service.vllm_plugin.source import AdapterSource
 from service.vllm_plugin.sweep import Sweep
@@ -34,7 +34,9 @@ MAX_EXPANSIONS = 2
 @cache
 def frontend() -> Frontend:
     """The only one of this process; vLLM builds its own objects without asking us for any."""
-    return Frontend(AdapterSource.from_environment(), Path(os.environ.get("GENADAPTER_ADAPTER_CACHE", "/dev/shm/genadapter")))
+    return Frontend(
+        AdapterSource.from_environment(), Path(os.environ.get("GENADAPTER_ADAPTER_CACHE") or default_cache_root())
+    )
 
 
 class Frontend:
@@ -142,7 +144,9 @@ def _with_status(error: Exception) -> Exception:
     if isinstance(error, GenadapterError):
         return GracefulHTTPError(error.shown, HTTPStatus(error.status))
     if isinstance(error, CacheFull):
-        return GracefulHTTPError("Too many adapters are in use at once: try again shortly.", HTTPStatus.SERVICE_UNAVAILABLE)
+        return GracefulHTTPError(
+            "Too many adapters are in use at once: try again shortly.", HTTPStatus.SERVICE_UNAVAILABLE
+        )
     return GracefulHTTPError("The adapter cannot be loaded.", HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
@@ -153,11 +157,11 @@ def watch_names(serving: ModuleType) -> None:
     models_class = serving.OpenAIServingModels
     build = models_class.__init__
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def build_and_note(self: Any, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         frontend().models = self
 
-    models_class.__init__ = __init__
+    models_class.__init__ = build_and_note
 
 
 def watch_requests(async_llm: ModuleType) -> None:

@@ -30,11 +30,13 @@ def first_call() -> bool:
 
 def known_release(part: str) -> bool:
     """Whether the private interfaces that `part` uses are known; says so in the log when they are not."""
-    from vllm.version import __version__
+    import vllm
 
-    if __version__.startswith(tuple(f"{release}." for release in KNOWN_RELEASES)):
+    if vllm.__version__.startswith(tuple(f"{release}." for release in KNOWN_RELEASES)):
         return True
-    logger.warning("genadapter: vLLM %s is not among the known releases %s: %s is left as it is", __version__, KNOWN_RELEASES, part)
+    logger.warning(
+        "genadapter: vLLM %s is not a known release %s: %s is left as it is", vllm.__version__, KNOWN_RELEASES, part
+    )
     return False
 
 

@@ -11,5 +11,7 @@ WRAPPER = "service.vllm_plugin.cpu_lora.GroupedPunicaWrapperCPU"
 
 def use_grouped_products(platform: ModuleType) -> None:
     """`platform`: the module vllm.platforms.cpu."""
-    if known_release("the CPU's LoRA product, wrong for batches that mix requests with and without an adapter before 0.33"):
+    if known_release(
+        "the CPU's LoRA product, wrong for batches that mix requests with and without an adapter before 0.33"
+    ):
         platform.CpuPlatform.get_punica_wrapper = classmethod(lambda cls: WRAPPER)

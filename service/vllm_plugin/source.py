@@ -49,7 +49,10 @@ class AdapterSource:
 
         try:
             header = read_header(payload)
-            if header.get("generator") != self.expander.fingerprint or header.get("base_model") != self.expander.base_fingerprint:
+            if (
+                header.get("generator") != self.expander.fingerprint
+                or header.get("base_model") != self.expander.base_fingerprint
+            ):
                 raise AdapterMismatch
             lora = expand(payload, self.expander)
         except DamagedAdapter as error:

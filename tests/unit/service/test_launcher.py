@@ -1,0 +1,111 @@
+"""Supervision with small children: restarts, groups, and an end with us even when we are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service.launcher import ChildFailed, ChildSpec, Supervisor
+
+# Writes its own process id and that of a grandchild, then sleeps.
+WITH_GRANDCHILD = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1], "w").write(f"{os.getpid()} {child.pid}")
+time.sleep(600)
+"""
+
+
+async def ready() -> bool:
+    return True
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_for(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def spec(code: str, *arguments: str, **options) -> ChildSpec:
+    return ChildSpec(
+        "child", [sys.executable, "-c", code, *arguments], dict(os.environ), options.pop("is_ready", ready), **options
+    )
+
+
+def test_started_again_whatever_the_exit_code_and_shown_with_a_prefix():
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with Supervisor(lines.append) as supervisor:
+            child = supervisor.start(spec("print('\\x1b[31mhello\\x1b[0m\\rworld')"))
+            async with asyncio.timeout(20):
+                while child.restarts < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert lines.count("child | hello") >= 2
+    assert "child | world" in lines
+    assert any("ended with code 0; started again" in line for line in lines)
+
+
+def test_a_child_that_never_gets_ready_is_reported_with_its_last_lines():
+    async def never() -> bool:
+        return False
+
+    async def run() -> None:
+        async with Supervisor(lambda line: None) as supervisor:
+            child = supervisor.start(spec("import sys; sys.exit('no such model')", is_ready=never))
+            await child.wait_ready(30, max_exits=1)
+
+    with pytest.raises(ChildFailed, match="no such model"):
+        asyncio.run(run())
+
+
+def test_stopping_ends_grandchildren_too(tmp_path):
+    pids = tmp_path / "pids"
+
+    async def run() -> None:
+        async with Supervisor(lambda line: None) as supervisor:
+            supervisor.start(spec(WITH_GRANDCHILD, str(pids)))
+            async with asyncio.timeout(10):
+                while not (pids.exists() and len(pids.read_text().split()) == 2):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+def test_everything_ends_when_the_service_is_killed(tmp_path):
+    pids = tmp_path / "pids"
+    service = f"""
+import asyncio, sys
+from service.launcher import ChildSpec, Supervisor
+async def ready(): return True
+async def run():
+    async with Supervisor() as supervisor:
+        supervisor.start(ChildSpec("child", [sys.executable, "-c", {WITH_GRANDCHILD!r}, {str(pids)!r}], {{}}, ready, grace_s=1))
+        await asyncio.sleep(600)
+asyncio.run(run())
+"""
+    process = subprocess.Popen([sys.executable, "-c", service])
+    try:
+        wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    wait_for(lambda: all(gone(int(pid)) for pid in pids.read_text().split()))
