@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Text is first counted in slices where it is longer than this: the tokenizer needs about 100 bytes for each token of
 # a call.
 SLICE_CHARS = 1_000_000
+WARM_UP_TOKENS = 64
 
 
 class AdapterLike(Protocol):
@@ -132,7 +133,10 @@ def load_backend(settings: Settings) -> Backend:
     generator = load_generator(checkpoint_folder(settings), settings.base_model, settings.device, dtype)
     if generator.tokenizer is None:
         raise ValueError(f"the base model {settings.base_model} has no tokenizer")
-    return TorchBackend(generator)
+    backend = TorchBackend(generator)
+    # The first pass is ten times slower than the next (kernels, thread pools): not at a caller's expense.
+    backend.factorize(backend.encode([range(WARM_UP_TOKENS)], backend.default_strategy))
+    return backend
 
 
 def count_tokens_in_slices(backend: Backend, text: str) -> int:

@@ -7,6 +7,7 @@ one document cannot fail another's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -59,7 +60,8 @@ class Contextualizer:
         self._waiting: deque[Job] = deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._tokens_per_s = FIRST_GUESS_TOKENS_PER_S
         self._generator_thread = ThreadPoolExecutor(1, "generator")
         self._tokenizer_threads = ThreadPoolExecutor(2, "tokenizer")
@@ -108,6 +110,7 @@ class Contextualizer:
         job = Job(ids, strategy, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._wake.set()
+        self._idle.clear()
         self._show_queue()
         try:
             return await job.future
@@ -150,12 +153,9 @@ class Contextualizer:
             batch = self._next_batch()
             if not batch:
                 self._wake.clear()
+                self._idle.set()
                 continue
-            self._running = len(batch)
-            try:
-                await self._run(batch)
-            finally:
-                self._running = 0
+            await self._run(batch)
 
     async def _run(self, batch: list[Job]) -> None:
         """Answers every job of the batch, whatever happens."""
@@ -200,9 +200,8 @@ class Contextualizer:
     async def close(self, grace_s: float) -> None:
         """Takes no more; what waits or runs gets `grace_s`, the rest is told that the server stops."""
         self._closing = True
-        end = time.monotonic() + grace_s
-        while (self._waiting or self._running) and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace_s)
         _fail(list(self._waiting), Stopping())
         for task in self._tasks:
             task.cancel()

@@ -112,7 +112,8 @@ def _docx_blocks(blocks: Any, depth: int) -> Iterator[str]:
 
 
 def html_text(data: bytes) -> str:
-    from bs4 import BeautifulSoup, CData, Comment, Declaration, Doctype, NavigableString, ProcessingInstruction
+    from bs4 import BeautifulSoup
+    from bs4.element import CData, Comment, Declaration, Doctype, NavigableString, ProcessingInstruction
 
     soup = BeautifulSoup(data, "lxml")
     for tag in soup(DROPPED_TAGS):

@@ -36,7 +36,7 @@ from service.store_scripts import DROP_INDEX, DROP_PAIR, PUT_INDEX, PUT_PAIR, RE
 
 logger = logging.getLogger(__name__)
 
-SECRET_KEY = "ga:secret"
+ID_KEY = "ga:secret"
 SECRET_BYTES = 32
 # A pooled connection that a restart of the server has cut is noticed at its next use; one more try, on a fresh one,
 # hides that.
@@ -124,10 +124,10 @@ class Store:
     async def id_secret(self) -> bytes:
         """The key of the ids. Kept here too, so that a store that lost everything gets the same one back."""
         async with self._operation("secret"):
-            found = await self._redis.get(SECRET_KEY)
+            found = await self._redis.get(ID_KEY)
             if found is None:
-                await self._redis.set(SECRET_KEY, self._secret or os.urandom(SECRET_BYTES), nx=True)
-                found = await self._redis.get(SECRET_KEY)
+                await self._redis.set(ID_KEY, self._secret or os.urandom(SECRET_BYTES), nx=True)
+                found = await self._redis.get(ID_KEY)
         if not found:
             raise StoreUnavailable("the id secret was not kept")
         self._secret = bytes(found)

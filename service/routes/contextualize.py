@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.creation import Created, CreateRequest
 from service.disconnect import while_connected
@@ -26,6 +27,8 @@ router = APIRouter(tags=["adapters"])
 
 FIELDS = frozenset(ContextualizeOptions.model_fields)
 MAX_FIELD_BYTES = 64 * 1024
+# The last boundary's two dashes, a line break, and some white space that clients add.
+END_BYTES = 16
 
 
 @router.post(
@@ -102,18 +105,39 @@ def _text_of(wanted: ContextualizeRequest) -> tuple[str, str]:
 
 
 async def _read_files(request: Request, services: Services) -> tuple[str, ContextualizeOptions]:
-    limit = services.settings.max_files
-    try:
-        async with request.form(max_files=limit + 1, max_fields=len(FIELDS) + 1, max_part_size=MAX_FIELD_BYTES) as form:
-            files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == "file"]
-            _check_parts(form.multi_items(), len(files), limit)
-            options = parse_fields(ContextualizeOptions, _fields({name: form[name] for name in FIELDS if name in form}))
-            parsed = [await services.parser.parse(file.filename or "", await file.read()) for file in files]
-    except (MultiPartException, HTTPException) as error:
-        if "Too many files" in str(getattr(error, "message", getattr(error, "detail", ""))):
-            raise _too_many(limit) from None
-        raise BadRequest("The multipart body cannot be read: check its boundary, and that it is whole.") from None
+    async with _open_form(request, services.settings.max_files) as form:
+        files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == "file"]
+        _check_parts(form.multi_items(), len(files), services.settings.max_files)
+        options = parse_fields(ContextualizeOptions, _fields({name: form[name] for name in FIELDS if name in form}))
+        parsed = [await services.parser.parse(file.filename or "", await file.read()) for file in files]
     return documents_text(parsed), options
+
+
+@asynccontextmanager
+async def _open_form(request: Request, max_files: int) -> AsyncIterator[FormData]:
+    """The parts of a whole multipart body; long files lie on disk meanwhile. Raises BadRequest, TooLarge."""
+    end = b""
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        nonlocal end
+        async for chunk in request.stream():
+            end = (end + chunk)[-END_BYTES:]
+            yield chunk
+
+    limits = {"max_files": max_files + 1, "max_fields": len(FIELDS) + 1, "max_part_size": MAX_FIELD_BYTES}
+    parser = MultiPartParser(request.headers, chunks(), **limits)
+    try:
+        form = await parser.parse()
+        if not end.rstrip().endswith(b"--"):  # the parser would leave out what was cut off, and say nothing
+            raise MultiPartException("the last boundary is missing")
+        yield form
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise _too_many(max_files) from None
+        raise BadRequest("The multipart body cannot be read: check its boundary, and that it is whole.") from None
+    finally:
+        for file in getattr(parser, "_files_to_close_on_error", ()):
+            file.close()
 
 
 def _check_parts(items: list[tuple[str, Any]], files: int, limit: int) -> None:

@@ -28,8 +28,10 @@ def test_a_text_becomes_an_adapter_and_the_same_text_gives_it_again(service: Ser
 
     again = service.client.post("/contextualize", json={**request, "ttl_seconds": 600, "metadata": {}})
     assert again.status_code == 200
-    assert again.json()["id"] == body["id"] and again.json()["reused"] is True
-    assert again.json()["expires_at"] >= body["expires_at"] + 500 and again.json()["metadata"] == {"colour": "blue"}
+    assert again.json()["id"] == body["id"]
+    assert again.json()["reused"] is True
+    assert again.json()["expires_at"] >= body["expires_at"] + 500
+    assert again.json()["metadata"] == {"colour": "blue"}
     shorter = service.client.post("/contextualize", json=request)
     assert shorter.json()["expires_at"] == again.json()["expires_at"], "a promised life is never shortened"
 
@@ -67,11 +69,14 @@ def test_list_show_delete(start_service: Any) -> None:
     service = start_service()
     made = [service.create(f"listed document {number}")["id"] for number in range(5)]
     page = service.client.get("/adapters", params={"limit": 2}).json()
-    assert [item["id"] for item in page["data"]] == made[:2:-1] and page["has_more"] is True
+    assert [item["id"] for item in page["data"]] == made[:2:-1]
+    assert page["has_more"] is True
     page = service.client.get("/adapters", params={"limit": 2, "after": page["last_id"]}).json()
     assert [item["id"] for item in page["data"]] == [made[2], made[1]]
     shown = service.client.get(f"/adapters/{made[0]}")
-    assert shown.status_code == 200 and shown.json()["id"] == made[0] and "timings_ms" not in shown.json()
+    assert shown.status_code == 200
+    assert shown.json()["id"] == made[0]
+    assert "timings_ms" not in shown.json()
     assert service.client.delete(f"/adapters/{made[0]}").status_code == 204
     for call in (service.client.get, service.client.delete):
         assert call(f"/adapters/{made[0]}").status_code == 404
@@ -91,7 +96,8 @@ def test_generate(service: Service) -> None:
     made = service.create("for generate")["id"]
     request = {"adapter_id": made, "prompt": "hi", "max_tokens": 5, "top_k": 3, "seed": 1, "stop": ["x"], "n": 2}
     body = service.client.post("/generate", json=request).json()
-    assert body["adapter_id"] == made and body["model"] == MODEL
+    assert body["adapter_id"] == made
+    assert body["model"] == MODEL
     assert [choice["text"] for choice in body["choices"]] == ["Hello wörld"] * 2
     assert [choice["finish_reason"] for choice in body["choices"]] == ["stop"] * 2
     assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -99,7 +105,8 @@ def test_generate(service: Service) -> None:
     sent = service.engine.requests[-1]
     assert {"model": made, "max_tokens": 5, "top_k": 3, "seed": 1, "stop": ["x"], "n": 2}.items() <= sent.items()
     bare = service.client.post("/generate", json={"messages": [{"role": "user", "content": "hi"}]}).json()
-    assert bare["adapter_id"] is None and bare["choices"][0]["text"] == "Hello wörld"
+    assert bare["adapter_id"] is None
+    assert bare["choices"][0]["text"] == "Hello wörld"
     assert service.engine.requests[-1]["model"] == MODEL
 
 
@@ -117,7 +124,8 @@ def test_generate_streams(service: Service) -> None:
     assert events[-1] == "[DONE]"
     objects = [json.loads(event) for event in events[:-1]]
     assert "".join(choice["text"] for item in objects for choice in item["choices"]) == "Hello wörld"
-    assert objects[0]["usage"] is None and objects[-1]["usage"]["total_tokens"] == 5
+    assert objects[0]["usage"] is None
+    assert objects[-1]["usage"]["total_tokens"] == 5
     assert objects[-1]["timings_ms"]["first_token"] is not None
     assert len({item["id"] for item in objects}) == 1
 
@@ -125,13 +133,14 @@ def test_generate_streams(service: Service) -> None:
 def test_the_official_client_works(service: Service) -> None:
     made = service.create("for the official client")["id"]
     client = OpenAI(base_url=f"{service.url}/v1", api_key="unused")
-    assert [model.id for model in client.models.list()][0] == MODEL
+    assert next(model.id for model in client.models.list()) == MODEL
     assert made in [model.id for model in client.models.list()]
     messages: Any = [{"role": "user", "content": "hi"}]
     stream = client.chat.completions.create(model=made, messages=messages, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == "Hello wörld"
     whole = client.chat.completions.create(model=made, messages=messages, extra_body={"top_k": 4})
-    assert whole.model == made and service.engine.requests[-1]["top_k"] == 4
+    assert whole.model == made
+    assert service.engine.requests[-1]["top_k"] == 4
     streamed = client.completions.create(model=MODEL, prompt="hi", stream=True)
     assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == "Hello wörld"
 
@@ -140,9 +149,12 @@ def test_v1_passes_on_what_it_does_not_know_and_keeps_its_own_headers(service: S
     headers = {"x-request-id": "mine-1", "authorization": "Bearer secret"}
     body = {"model": MODEL, "prompt": "hi", "future_option": {"a": 1}, "request_id": "clash"}
     response = service.client.post("/v1/completions", json=body, headers=headers)
-    assert response.json()["x_extra"] == "kept" and response.headers["x-request-id"] == "mine-1"
-    assert service.engine.requests[-1]["future_option"] == {"a": 1} and "request_id" not in service.engine.requests[-1]
-    assert "authorization" not in service.engine.headers[-1] and "x-request-id" not in service.engine.headers[-1]
+    assert response.json()["x_extra"] == "kept"
+    assert response.headers["x-request-id"] == "mine-1"
+    assert service.engine.requests[-1]["future_option"] == {"a": 1}
+    assert "request_id" not in service.engine.requests[-1]
+    assert "authorization" not in service.engine.headers[-1]
+    assert "x-request-id" not in service.engine.headers[-1]
 
 
 def test_health_and_metrics(service: Service) -> None:
