@@ -52,9 +52,9 @@ async def show_adapter(adapter_id: str, services: ServicesDep, tenant: TenantDep
 @router.delete("/{adapter_id}", status_code=204, responses=error_responses(*OF_ADAPTER))
 async def delete_adapter(adapter_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
     """Gone from the store at once; the engine's copies follow within seconds, and answer nobody meanwhile."""
-    services.resolver.forget(adapter_id, tenant)
     if not await services.store.delete(adapter_id, tenant):
         raise AdapterNotFound(param="id")
+    services.resolver.forget(adapter_id, tenant)
     services.metrics.adapters.labels("deleted").inc()
     return Response(status_code=204)
 
