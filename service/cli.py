@@ -9,7 +9,7 @@ from service.commands.contextualize import contextualize
 from service.commands.doctor import doctor
 from service.commands.generate import generate
 from service.commands.serve import serve
-from service.commands.training import evaluation, import_checkpoint, train
+from service.commands.training import bench, evaluation, import_checkpoint, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ app.add_typer(adapters.app, name="adapters")
 app.command()(doctor)
 app.command()(train)
 app.add_typer(evaluation, name="eval")
+app.command()(bench)
 app.command()(import_checkpoint)
 
 if __name__ == "__main__":

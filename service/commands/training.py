@@ -83,6 +83,22 @@ def import_checkpoint(
     print(f"{target}: {len(config.targets)} adapted modules of {config.base_model}, rank {config.rank}")
 
 
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks to run: adapters. All by default.")] = None,
+) -> None:
+    """Run the benchmarks of a source checkout: tables on the terminal, JSON in bench/results.
+
+    Example: genadapter bench adapters
+    """
+    import importlib.util
+    import subprocess
+
+    if importlib.util.find_spec("bench") is None:
+        _fail("the benchmarks are part of the source checkout, and are run there")
+    modules = [f"bench.{name}" for name in names] if names else ["bench"]
+    raise typer.Exit(max(subprocess.run([sys.executable, "-m", module], check=False).returncode for module in modules))
+
+
 def _fail(error: object) -> NoReturn:
     print(f"genadapter: {error}", file=sys.stderr)
     raise typer.Exit(EXIT_USAGE)

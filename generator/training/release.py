@@ -1,0 +1,30 @@
+"""Turn a run into the checkpoint that is given away: half precision, with what made it and what it reached beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generator.checkpoint import load_network, save_checkpoint
+
+RECORD_FILE = "training.json"
+
+
+def release(run: Path, out: Path, results: dict[str, Any] | None = None) -> None:
+    """Write `run`'s latest checkpoint to `out` in float16, with `training.json`: settings, data fingerprints, steps, results.
+
+    results: a report of `genadapter eval quality` on this very checkpoint. Raises FileNotFoundError for a run without one.
+    """
+    save_checkpoint(load_network(run / "checkpoint"), out, half=True)
+    state = torch.load(run / "state.pt", weights_only=True)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    record = {
+        "steps": state["step"],
+        "settings": json.loads((run / "settings.json").read_text()),
+        "held_out_while_training": [entry for entry in log if "held_out" in entry],
+        "results": results,
+    }
+    (out / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
