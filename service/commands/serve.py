@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 STORE_START_S = 30.0
 READY_POLL_S = 0.25
+BACKLOG = 2048  # uvicorn's own default
 # Connections that are still open when the grace is over are cut; then the children end.
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -32,6 +34,13 @@ class Stages:
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
+
+        self._ready: set[str] = set()
+
+    def part_is_ready(self, part: str) -> None:
+        if part not in self._ready:
+            self._ready.add(part)
+            self.say(f"{part}: ready")
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self._begin:5.1f} s] {text}", file=sys.stderr, flush=True)
@@ -68,10 +77,11 @@ async def _serve(settings: Settings, stages: Stages) -> int:
         stages.say("warning: other machines can use this service without a key, and see and use every adapter")
     stopping = _stop_signals()
     async with AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(settings))
         supervisor = await stack.enter_async_context(Supervisor())
         try:
             settings, engine = await _start_children(settings, supervisor, stages)
-            return await _run(settings, engine, stopping, stages)
+            return await _run(settings, engine, listener, stopping, stages)
         except ChildFailed as error:
             stages.say(f"stopped: {error}")
             return EXIT_FAILED
@@ -89,6 +99,18 @@ def _check(settings: Settings) -> None:
         read_identity(settings)
     except (ValueError, OSError) as error:
         raise SettingsError(f"GENADAPTER_GENERATOR: {error}") from None
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bound before anything is started: a port that is taken is found at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port} ({reason}): set GENADAPTER_HOST and GENADAPTER_PORT"
+        ) from None
 
 
 def _stop_signals() -> asyncio.Event:
@@ -112,7 +134,7 @@ async def _start_children(settings: Settings, supervisor: Supervisor, stages: St
         spec, url = await asyncio.to_thread(children.store_child, settings.data_folder)
         await supervisor.start(spec).wait_ready(STORE_START_S)
         settings = settings.model_copy(update={"redis_url": SecretStr(url)})
-        stages.say("store: ready")
+        stages.part_is_ready("store")
     if settings.engine_url is None and "generate" in settings.roles:
         assert settings.redis_url is not None
         stages.say(f"engine: starting vLLM with {settings.base_model} (its lines follow)")
@@ -125,7 +147,9 @@ async def _start_children(settings: Settings, supervisor: Supervisor, stages: St
     return settings, engine
 
 
-async def _run(settings: Settings, engine: Child | None, stopping: asyncio.Event, stages: Stages) -> int:
+async def _run(
+    settings: Settings, engine: Child | None, listener: socket.socket, stopping: asyncio.Event, stages: Stages
+) -> int:
     """The web server until it is told to stop, and the way to readiness beside it."""
     import uvicorn
 
@@ -134,15 +158,13 @@ async def _run(settings: Settings, engine: Child | None, stopping: asyncio.Event
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace.total_seconds()),
     )
     server = _server(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     starting = asyncio.create_task(_until_ready(settings, app, server, engine, stages))
     stop = asyncio.create_task(stopping.wait())
     await asyncio.wait({serving, stop, starting}, return_when=asyncio.FIRST_COMPLETED)
@@ -177,16 +199,14 @@ async def _until_ready(
 ) -> None:
     """Tells of each part that has become ready, and how to use the service when all are. Raises ChildFailed."""
     waiting = asyncio.create_task(engine.wait_ready(settings.engine_start_timeout.total_seconds())) if engine else None
-    told: set[str] = set()
     try:
         while True:
             if waiting is not None and waiting.done():
                 waiting.result()
             parts = await app.state.services.readiness() if server.started else {"server": "starting"}
             for part, state in parts.items():
-                if state == "ok" and part not in told:
-                    told.add(part)
-                    stages.say(f"{part}: ready")
+                if state == "ok":
+                    stages.part_is_ready(part)
                 elif state == "failed to load":
                     raise SettingsError("the generator cannot be loaded, see above")
             if all(state == "ok" for state in parts.values()):
@@ -195,8 +215,8 @@ async def _until_ready(
     finally:
         if waiting is not None:
             waiting.cancel()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    url = f"http://{settings.host if settings.is_loopback else '127.0.0.1'}:{port}"
+    host = settings.host if settings.is_loopback else "127.0.0.1"
+    url = f"http://{f'[{host}]' if ':' in host else host}:{server.servers[0].sockets[0].getsockname()[1]}"
     stages.say(f"ready on {url}")
     print(_how_to(url, settings), flush=True)
 
