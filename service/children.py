@@ -169,6 +169,7 @@ def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) 
         "HF_HUB_OFFLINE": "1",  # the model is a folder
         "TOKENIZERS_PARALLELISM": "false",
         "NO_COLOR": "1",
+        "PYTHONWARNINGS": "ignore",
         "VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING",
     }
     if is_cpu_build():

@@ -3,6 +3,7 @@
     resolver      adapter id -> LoRA folder, on first use (the API server's process)
     frontend      what the API server knows of our adapters: names, running requests, files; the sweep
     files         the folder of expanded LoRAs: bounded, least recently used first out, never while in use
+    metrics       loads, cache and sweep in the engine's own /metrics
     source        Redis and the generator's expansion
     safe_loading  a load inside a step fails its requests and nothing else (worker and engine core)
     cpu_lora      the LoRA product on CPUs (worker), named to vLLM by `platform`

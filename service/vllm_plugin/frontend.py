@@ -23,6 +23,7 @@ from service.ids import is_adapter_id
 from service.store import Store
 from service.vllm_plugin.files import AdapterFiles, CacheFull, default_cache_root
 from service.vllm_plugin.hooks import known_release, logger
+from service.vllm_plugin.metrics import EngineMetrics
 from service.vllm_plugin.source import AdapterSource
 from service.vllm_plugin.sweep import Sweep
 
@@ -45,6 +46,9 @@ class Frontend:
     def __init__(self, source: AdapterSource, cache_root: Path) -> None:
         max_bytes = int(os.environ.get("GENADAPTER_ADAPTER_CACHE_BYTES", DEFAULT_CACHE_BYTES))
         self.files = AdapterFiles(cache_root, max_bytes)
+        self.metrics = EngineMetrics()
+        self.metrics.cache_bytes.set_function(lambda: self.files.total_bytes)
+        self.metrics.cache_adapters.set_function(lambda: len(self.files.ids()))
         self.models: Any = None  # vLLM's OpenAIServingModels
         self.last_use_s: dict[str, float] = {}
         self._source = source
@@ -79,17 +83,24 @@ class Frontend:
             raise _with_status(error) from error
 
     async def _load(self, adapter_id: str, base_model: str) -> Path | None:
-        begin = time.perf_counter()
-        async with self._expansions:
-            if not await self._is_our_base(base_model):
-                raise RuntimeError(f"the checkpoint belongs to another base model than {base_model}")
-            payload = await (await self.store()).payload(adapter_id)
-            if payload is None:
-                return None
-            scratch = await asyncio.to_thread(_expand, self._source, payload, self.files.folder)
-            folder = self.files.add(adapter_id, scratch)
-        logger.info("genadapter: %s expanded in %.0f ms", adapter_id, 1000 * (time.perf_counter() - begin))
-        return folder
+        outcome = "failed"
+        try:
+            async with self._expansions:
+                with self.metrics.load_seconds.time():
+                    folder = await self._bring(adapter_id, base_model)
+            outcome = "unknown" if folder is None else "loaded"
+            return folder
+        finally:
+            self.metrics.loads.labels(outcome).inc()
+
+    async def _bring(self, adapter_id: str, base_model: str) -> Path | None:
+        if not await self._is_our_base(base_model):
+            raise RuntimeError(f"the checkpoint belongs to another base model than {base_model}")
+        payload = await (await self.store()).payload(adapter_id)
+        if payload is None:
+            return None
+        scratch = await asyncio.to_thread(_expand, self._source, payload, self.files.folder)
+        return self.files.add(adapter_id, scratch)
 
     async def _is_our_base(self, base_model: str) -> bool:
         """Whether the model that vLLM serves is the checkpoint's; found out once."""

@@ -76,7 +76,7 @@ def _apply_adapters(self: Any, lora_requests: set[Any]) -> None:
             if _several_workers():
                 raise
             logger.exception("genadapter: %s cannot be loaded: its requests fail", wanted[lora_id].lora_name)
-            _put_empty(self._adapter_manager, lora_id)
+            _put_empty(self, lora_id)
             failed.add(lora_id)
 
 
@@ -86,13 +86,13 @@ def _several_workers() -> bool:
     return bool(parallel_state.get_tp_group().world_size * parallel_state.get_pp_group().world_size > 1)
 
 
-def _put_empty(manager: Any, lora_id: int) -> None:
-    from vllm.lora.lora_model import LoRAModel
-
+def _put_empty(worker_manager: Any, lora_id: int) -> None:
+    """The zeros that vLLM itself warms up with."""
+    manager = worker_manager._adapter_manager
     manager.remove_adapter(lora_id)
     if len(manager) + 1 > manager.capacity:
         manager.remove_oldest_adapter()
-    manager.add_adapter(LoRAModel(lora_id, rank=1, loras={}))
+    manager.add_adapter(manager.create_dummy_lora(lora_id, 1, worker_manager.embedding_modules))
     manager.activate_adapter(lora_id)
 
 

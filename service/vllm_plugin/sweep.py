@@ -55,6 +55,7 @@ class Sweep:
         self._forget_rested([name for name in names if name not in dead])
         self._drop_locks()
         await self._free_memory()
+        self._frontend.metrics.swept.inc(len(dead))
         if dead:
             logger.info("genadapter: %d adapters swept away, %d kept", len(dead), len(alive))
 

@@ -1,0 +1,303 @@
+"""The engine as it is served: a real vLLM with our plugin, a real store, adapters with real formats and random weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from service.launcher import Supervisor
+from tests.integration.reference import Reference
+from tests.integration.support import BASE_MODEL, TENANT, Engine, LoopThread, random_adapter, start_engine
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+
+TEXT = (
+    "The lighthouse keeper wrote in his book every evening. On the third of March the wind came from the north, and two "
+    "ships passed the rocks without lights. He noted their course, the hour and the colour of their sails, because the "
+    "harbour master had asked him to. In the morning a boat brought bread, oil and a letter from his sister, who lived in "
+    "the city and kept a small shop for maps and instruments near the old bridge over the river."
+)
+TOP = 1000
+MAX_GROWTH_BYTES = 64 << 20
+
+
+@pytest.fixture(scope="module")
+def reference(base_folder: Path, expander) -> Reference:
+    return Reference(base_folder, expander)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def prompt_logprobs(engine: Engine, model: str, ids: list[int]) -> list[dict[int, float]]:
+    """For every position but the last: logprobs of the TOP likeliest next tokens, and of the one that follows."""
+    response = engine.complete(model, ids, max_tokens=1, prompt_logprobs=TOP)
+    assert response.status_code == 200, response.text
+    positions = response.json()["choices"][0]["prompt_logprobs"][1:]
+    return [{int(token): entry["logprob"] for token, entry in position.items()} for position in positions]
+
+
+def relative_error(measured: list[dict[int, float]], expected: torch.Tensor) -> float:
+    """Of the logprobs that vLLM gave, all positions together."""
+    ours = torch.tensor([value for position in measured for value in position.values()])
+    theirs = torch.cat([expected[i, list(position)] for i, position in enumerate(measured)])
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def test_logits_agree_with_transformers_in_float32(engine: Engine, reference: Reference):
+    ids = reference.tokens(TEXT)[:101]
+    name, payload = engine.publish(1), random_adapter(engine.expander, 1).to_bytes()
+    expected_base, expected = reference.logprobs(ids), reference.logprobs(ids, payload)
+    measured_base, measured = prompt_logprobs(engine, BASE_MODEL, ids), prompt_logprobs(engine, name, ids)
+    assert relative_error(measured_base, expected_base) < 1e-3
+    assert relative_error(measured, expected) < 1e-3
+    assert relative_error(measured, expected_base) > 0.02, (
+        "the adapter changes too little for this test to mean anything"
+    )
+
+
+def test_each_request_of_a_mixed_batch_gives_what_it_gives_alone(engine: Engine):
+    models = [engine.publish(2), engine.publish(3), BASE_MODEL] * 3
+    prompts = [TEXT[offset : offset + 120] for offset in range(0, 9 * 15, 15)]
+
+    def answer(model: str, prompt: str) -> tuple[str, list[float]]:
+        choice = engine.complete(model, prompt, max_tokens=16, logprobs=0, ignore_eos=True).json()["choices"][0]
+        return choice["text"], choice["logprobs"]["token_logprobs"]
+
+    alone = [answer(model, prompt) for model, prompt in zip(models, prompts, strict=True)]
+    engine.client.post("/reset_prefix_cache")
+    with ThreadPoolExecutor(len(models)) as pool:
+        together = list(pool.map(answer, models, prompts))
+    assert [text for text, _ in together] == [text for text, _ in alone]
+    for (_, one), (_, other) in zip(alone, together, strict=True):
+        torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=1e-3, atol=1e-3)
+    texts = [answer(model, prompts[0])[0] for model in models[:3]]
+    assert len(set(texts)) == 3
+
+
+def test_a_deleted_adapter_leaves_names_memory_and_disk(engine: Engine, store, loop_thread: LoopThread):
+    name = engine.publish(4)
+    assert engine.complete(name, "Hello").status_code == 200
+    assert name in engine.names()
+    assert name in engine.files()
+    held = len(engine.loaded())
+    loop_thread.run(store.delete(name, TENANT))
+    wait_for(lambda: name not in engine.names() and name not in engine.files() and len(engine.loaded()) < held)
+    assert engine.complete(name, "Hello").status_code == 404
+
+
+def test_a_damaged_payload_fails_its_request_only(engine: Engine, expander, store, loop_thread: LoopThread):
+    from tests.integration.support import adapter_id, record
+
+    payload = bytearray(random_adapter(expander, 5).to_bytes())
+    name = adapter_id(5)
+    payload[-1000] ^= 1
+    loop_thread.run(store.publish(record(name, bytes(payload), expander), bytes(payload)))
+    assert engine.complete(name, "Hello").status_code == 500
+    assert engine.complete(BASE_MODEL, "Hello").status_code == 200
+    assert engine.publish(5) == name
+    assert engine.complete(name, "Hello").status_code == 200
+
+
+def test_concurrent_first_uses_load_once_and_agree(engine: Engine):
+    name = engine.publish(6)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: engine.complete(name, "Hello").json()["choices"][0]["text"], range(8)))
+    assert len(set(answers)) == 1
+    assert engine.names() >= {name}
+
+
+class Request(threading.Thread):
+    """A completion in a thread of its own; `response` when it has ended."""
+
+    def __init__(self, engine: Engine, model: str, max_tokens: int) -> None:
+        super().__init__(daemon=True)
+        self._ask = lambda: engine.complete(model, "Once upon a time", max_tokens=max_tokens, ignore_eos=True)
+        self._response: httpx.Response | None = None
+        self.start()
+
+    def run(self) -> None:
+        self._response = self._ask()
+
+    @property
+    def response(self) -> httpx.Response:
+        self.join()
+        assert self._response is not None
+        return self._response
+
+
+def gauge(engine: Engine, name: str) -> float:
+    lines = engine.client.get("/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+
+def vanish(engine: Engine, name: str) -> None:
+    for folder in engine.cache.glob(f"engine-*/{name}"):
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
+def load_inside_a_step(engine: Engine, name: str, first_seed: int, meanwhile: Callable[[], object]) -> httpx.Response:
+    """The answer of a request whose adapter is pushed out of the engine's memory after the request was taken in.
+
+    Four others hold the slots of a step while it waits, and six more go through the memory. All of them must succeed.
+    """
+    holders = [Request(engine, engine.publish(seed), 120) for seed in range(first_seed, first_seed + 4)]
+    wait_for(lambda: gauge(engine, "num_requests_running") == 4)
+    request = Request(engine, name, 8)
+    wait_for(lambda: gauge(engine, "num_requests_waiting") >= 1)
+    meanwhile()
+    others = [engine.publish(seed) for seed in range(first_seed + 4, first_seed + 10)]
+    more = [Request(engine, other, 2) for other in others]
+    wait_for(lambda: engine.names() >= set(others))
+    assert gauge(engine, "num_requests_waiting") >= 1, "the slots were given up too early for this test"
+    assert [other.response.status_code for other in (*holders, *more)] == [200] * 10
+    return request.response
+
+
+def test_files_that_vanish_are_made_again_inside_a_step(engine: Engine):
+    name = engine.publish(7)
+    alone = Request(engine, name, 8).response.json()["choices"][0]["text"]
+    response = load_inside_a_step(engine, name, 20, lambda: vanish(engine, name))
+    assert response.status_code == 200
+    assert response.json()["choices"][0]["text"] == alone
+    assert name in engine.files()
+
+
+def test_a_load_that_fails_inside_a_step_fails_its_requests_and_nothing_else(
+    engine: Engine, store, loop_thread: LoopThread
+):
+    name = engine.publish(8)
+    alone = Request(engine, name, 8).response.json()["choices"][0]["text"]
+    exits = engine.child.restarts
+
+    def lose() -> None:
+        loop_thread.run(store.delete(name, TENANT))
+        vanish(engine, name)
+
+    response = load_inside_a_step(engine, name, 40, lose)
+    assert response.status_code == 500
+    assert "/" not in response.json()["error"]["message"], "an internal message"
+    assert engine.child.restarts == exits
+    # Made anew under its id it answers as before: nothing computed without it is left in the prefix cache.
+    wait_for(lambda: name not in engine.names())
+    engine.publish(8)
+    assert Request(engine, name, 8).response.json()["choices"][0]["text"] == alone
+
+
+def resident_bytes(engine: Engine) -> int:
+    """Of all processes of the engine: its keeper's descendants."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1]), int(fields[21])
+    family, total = {engine.child.pid}, 0
+    for _ in range(4):
+        family |= {pid for pid, (parent, _) in parents.items() if parent in family}
+    total = sum(pages for pid, (_, pages) in parents.items() if pid in family)
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_five_hundred_adapters_through_room_for_eight(
+    engine: Engine, reference: Reference, store, loop_thread: LoopThread
+):
+    count, warm = 500, 100
+    prompt = "The capital of France is"
+    ids = reference.tokens(prompt)
+    names = [""] * count
+    sizes: dict[int, int] = {}
+
+    def use(seed: int) -> None:
+        name = names[seed] = engine.publish(1000 + seed, "many")
+        answer = engine.complete(name, prompt, max_tokens=1, logprobs=5)
+        assert answer.status_code == 200, answer.text
+        expected = reference_top(seed)
+        got = answer.json()["choices"][0]["logprobs"]["token_logprobs"][0]
+        assert got == pytest.approx(expected, rel=1e-3, abs=1e-3), seed
+        if seed % 5 == 0 and seed:  # once more, for one that was pushed out
+            again = engine.complete(names[seed // 2] or name, prompt, max_tokens=1)
+            assert again.status_code == 200, again.text
+
+    lock = threading.Lock()
+
+    def reference_top(seed: int) -> float:
+        payload = random_adapter(engine.expander, 1000 + seed).to_bytes()
+        with lock:  # it changes the reference model's weights
+            return float(reference.logprobs(ids, payload)[-1].max())
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(use, range(warm)))
+        sizes[warm] = resident_bytes(engine)
+        list(pool.map(use, range(warm, count)))
+        sizes[count] = resident_bytes(engine)
+    assert len(engine.loaded()) <= 8
+    assert sizes[count] - sizes[warm] < MAX_GROWTH_BYTES, sizes
+    for name in names:
+        loop_thread.run(store.delete(name, TENANT))
+    wait_for(lambda: not (engine.names() | engine.files()) & set(names))
+    wait_for(lambda: len(engine.loaded()) <= len(engine.names()))
+    assert not loop_thread.run(store.alive(names))
+
+
+def test_bfloat16_has_the_same_top_token_at_95_of_100_positions(
+    loop_thread: LoopThread,
+    supervisor: Supervisor,
+    valkey_url: str,
+    checkpoint: Path,
+    engine: Engine,
+    reference: Reference,
+    tmp_path: Path,
+):
+    name, payload = engine.publish(9), random_adapter(engine.expander, 9).to_bytes()
+    ids = reference.tokens(TEXT)[:101]
+    expected = reference.logprobs(ids, payload)[:100].argmax(-1).tolist()
+    child, url = start_engine(
+        loop_thread,
+        supervisor,
+        valkey_url,
+        checkpoint,
+        tmp_path,
+        "--dtype bfloat16 --max-logprobs 1000",
+        name="bfloat16",
+    )
+    try:
+        with httpx.Client(base_url=url, timeout=120) as client:
+            measured = prompt_logprobs(
+                Engine(client, url, child, loop_thread, engine.store, engine.expander, tmp_path), name, ids
+            )
+    finally:
+        loop_thread.run(supervisor.children.pop("bfloat16").stop())
+    top = [max(position, key=lambda token: position[token]) for position in measured]
+    assert sum(a == b for a, b in zip(top, expected, strict=True)) >= 95
+
+
+def test_a_killed_engine_comes_back_and_the_same_id_answers(engine: Engine):
+    name = engine.publish(10)
+    expected = engine.complete(name, TEXT[:100]).json()["choices"][0]["text"]
+    exits = engine.child.restarts
+    for stat in Path("/proc").glob("[0-9]*/cmdline"):
+        if (
+            f"--port\0{httpx.URL(engine.url).port}\0".encode() in stat.read_bytes()
+            and b"keeper.py" not in stat.read_bytes()
+        ):
+            os.kill(int(stat.parent.name), signal.SIGKILL)
+    wait_for(lambda: engine.child.restarts > exits)
+    wait_for(lambda: engine.child.is_ready, 240)
+    assert engine.complete(name, TEXT[:100]).json()["choices"][0]["text"] == expected
