@@ -81,8 +81,7 @@ def _packaged_model() -> Path:
     target = cache_dir() / "base_models" / f"{PACKAGED_NAME}-{gguf.stat().st_size}-v{_CONVERSION}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
+    with locked(target.with_suffix(".lock")):
         if not target.is_dir():
             scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
             try:
@@ -94,7 +93,9 @@ def _packaged_model() -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock between processes while open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

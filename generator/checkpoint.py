@@ -52,8 +52,13 @@ def default_checkpoint() -> Path:
     return SHIPPED / DEFAULT_NAME
 
 
-def resolve_checkpoint(name: str | os.PathLike[str]) -> Path:
-    """A checkpoint's folder: a folder, or the name of a shipped one. Raises `CheckpointError`."""
+def resolve_checkpoint(name: str | os.PathLike[str], base_model: str | os.PathLike[str] | None = None) -> Path:
+    """A checkpoint's folder: a folder of ours, one of the reference (imported into the cache once; `base_model` where it
+    does not name its own), or the name of a shipped one. Raises `CheckpointError`, `BaseModelNotFound`."""
+    from generator import fastlora
+
+    if fastlora.is_fastlora(Path(name).expanduser()):
+        return fastlora.imported(Path(name).expanduser(), None if base_model is None else os.fspath(base_model))
     for folder in (Path(name).expanduser(), SHIPPED / Path(name).name):
         if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
             return folder

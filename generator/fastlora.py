@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from generator.base_model import cache_dir, fingerprint_base, locked, resolve_base_model
 from generator.checkpoint import CheckpointError
 from generator.config import ConfigError, GeneratorConfig, Norm, Strategy, TargetModule
 
@@ -145,22 +149,41 @@ def import_fastlora(
 
     from transformers import AutoConfig
 
-    from generator.base_model import fingerprint_base, resolve_base_model
     from generator.checkpoint import save_checkpoint
     from generator.model import GeneratorNetwork
 
     if not is_fastlora(folder):
         raise CheckpointError(f"peft_type: {folder / CONFIG_FILE} does not say FASTLORA")
     named = json.loads((folder / CONFIG_FILE).read_text()).get("base_model_name_or_path")
-    base = resolve_base_model(base_model or _beside(folder, named))
+    named = base_model or _beside(folder, named)
+    base = resolve_base_model(named)
     config, weights = read_fastlora(folder, AutoConfig.from_pretrained(base), strategy)
-    config = replace(config, base_model=base_model or str(named), base_fingerprint=fingerprint_base(base))
+    config = replace(config, base_model=named, base_fingerprint=fingerprint_base(base))
     network = GeneratorNetwork(config)
     for target, module in zip(config.targets, network.generators, strict=True):
         for part in _PARTS.values():
             getattr(module, part).data.copy_(weights[f"{target.name}.{part}"])
     save_checkpoint(network, out)
     return config
+
+
+def imported(folder: Path, base_model: str | None = None) -> Path:
+    """The imported form of a reference checkpoint, in the cache; made once, also when two processes ask at once."""
+    base = base_model or _beside(folder, json.loads((folder / CONFIG_FILE).read_text()).get("base_model_name_or_path"))
+    digest = hashlib.sha256(base.encode())
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    target = cache_dir() / "imported" / digest.hexdigest()[:32]
+    with locked(target.with_suffix(".lock")):
+        if not target.is_dir():
+            scratch = Path(tempfile.mkdtemp(prefix=".importing-", dir=target.parent))
+            try:
+                import_fastlora(folder, scratch, base)
+                scratch.rename(target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    return target
 
 
 def _beside(folder: Path, named: str | None) -> str:

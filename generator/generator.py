@@ -127,7 +127,7 @@ def load_generator(
     dtype is the base model's; the network computes in it too, S is always summed in float32.
     Raises `CheckpointError`, `BaseModelNotFound`.
     """
-    root = resolve_checkpoint(checkpoint)
+    root = resolve_checkpoint(checkpoint, base_model)
     network = load_network(root)
     folder = resolve_base_model(base_model or network.config.base_model)
     base_fingerprint = fingerprint_base(folder)

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from generator import load_generator
 from generator.encode import attached
-from generator.fastlora import import_fastlora
 
 FOLDER = Path(os.environ.get("GENADAPTER_PARITY", Path(__file__).parents[3] / "shared" / "upstream-parity"))
 CASES = sorted(path.parent for path in FOLDER.glob("*/case.json"))
@@ -28,9 +27,9 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_reference(case: Path, name: str, tmp_path: Path) -> None:
-    import_fastlora(case / "adapter_generator", tmp_path, base_model=str(case / "base"))
-    generator = load_generator(tmp_path)
+def test_reference(case: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    generator = load_generator(case / "adapter_generator", base_model=case / "base")
     expected = load_file(case / "expected.safetensors")
     assert generator.config.window == json.loads((case / "case.json").read_text())["window"]
     adapter = generator.contextualize(expected["context_ids"], STRATEGIES[name])
