@@ -24,6 +24,9 @@ LONGEST_PAUSE_S = 30.0
 # A child that was ready for this long has recovered: its next pause is the first one again.
 RECOVERED_S = 60.0
 READY_POLL_S = 0.2
+EXIT_POLL_S = 0.05
+# What a child said last may still be in the pipe when it has ended.
+LAST_LINES_S = 1.0
 READ_BYTES = 1 << 16
 MAX_LINE_BYTES = 4096
 KEPT_LINES = 60
@@ -130,12 +133,14 @@ class Child:
             start_new_session=True,
         )
         watch = asyncio.create_task(self._watch_ready())
+        relay = asyncio.create_task(self._relay(process))
         try:
-            await self._relay(process)
-            self.last_exit = await process.wait()
+            self.last_exit = await _exit_code(process)
+            await asyncio.wait({relay}, timeout=LAST_LINES_S)
             return watch.result() if watch.done() and not watch.cancelled() else None
         finally:
             watch.cancel()
+            relay.cancel()
             self._ready.clear()
 
     async def _watch_ready(self) -> float:
@@ -178,13 +183,20 @@ class Child:
             relay = asyncio.create_task(self._relay(process))
             try:
                 async with asyncio.timeout(self.spec.grace_s + KEEPER_MARGIN_S):
-                    await process.wait()
+                    await _exit_code(process)
             except TimeoutError:
                 process.kill()
-                await process.wait()
+                await _exit_code(process)
             finally:
                 relay.cancel()
         self.spec.on_stop()
+
+
+async def _exit_code(process: asyncio.subprocess.Process) -> int:
+    """Polled: `Process.wait` also waits until every holder of the pipes is gone, and a stray grandchild may hold one."""
+    while process.returncode is None:  # noqa: ASYNC110
+        await asyncio.sleep(EXIT_POLL_S)
+    return process.returncode
 
 
 class Supervisor:
