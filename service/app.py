@@ -59,6 +59,7 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
         title="genadapter",
         version=VERSION,
         description=DESCRIPTION,
+        redirect_slashes=False,
         lifespan=partial(_lifespan, settings=settings, loaders=loaders or Loaders(), metrics=metrics),
     )
     for router in (health.router, adapters.router):

@@ -87,28 +87,32 @@ class Creator:
             existing = await self._reuse(name, request)
         timings.store = store_ms()
         if existing is None and name in self._in_flight:
-            await self._join(self._in_flight[name])
+            await self._join(name, self._in_flight[name])
             existing = await self._reuse(name, request)
         if existing is not None:
             self._metrics.adapters.labels("reused").inc()
             return Created(existing, True, self._observed(timings))
         made = _InFlight(asyncio.create_task(self._make(name, request, ids, options, timings)))
         self._in_flight[name] = made
-        made.task.add_done_callback(lambda _: self._in_flight.pop(name, None))
-        return await self._join(made)
+        made.task.add_done_callback(lambda _: self._leave(name, made))
+        return await self._join(name, made)
 
     async def _reuse(self, name: str, request: CreateRequest) -> AdapterRecord | None:
         return await self._store.refresh(name, request.tenant, time.time() + request.ttl_s, request.metadata)
 
-    @staticmethod
-    async def _join(made: _InFlight) -> Created:
+    async def _join(self, name: str, made: _InFlight) -> Created:
         made.waiters += 1
         try:
             return await asyncio.shield(made.task)
         finally:
             made.waiters -= 1
             if made.waiters == 0 and not made.task.done():
+                self._leave(name, made)  # before the task has ended: nobody may join what is being cancelled
                 made.task.cancel()
+
+    def _leave(self, name: str, made: _InFlight) -> None:
+        if self._in_flight.get(name) is made:
+            del self._in_flight[name]
 
     async def _make(
         self, name: str, request: CreateRequest, ids: list[int], options: WeightOptions, timings: ContextualizeTimings

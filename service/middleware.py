@@ -10,6 +10,7 @@ import secrets
 import time
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import GenadapterError, ServerFault, TooLarge
@@ -63,6 +64,8 @@ class RequestContext:
         self.metrics.requests_in_flight.inc()
         try:
             await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            pass
         except Exception as error:
             if not isinstance(error, GenadapterError):
                 logger.exception("request %s failed", request_id)

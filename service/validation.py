@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
-from service.errors import BadRequest, GenadapterError, Unprocessable, UnsupportedType
+from service.errors import BadRequest, DeadlinePassed, GenadapterError, Unprocessable, UnsupportedType
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,6 +29,8 @@ RANGE_ERRORS = frozenset(
     }
 )
 JSON_TYPES = ("application/json",)
+# A body of the largest size comes through a slow line in this time.
+BODY_S = 120.0
 
 
 def media_type(content_type: str | None) -> str:
@@ -36,6 +40,15 @@ def media_type(content_type: str | None) -> str:
 def require_json(content_type: str | None) -> None:
     if media_type(content_type) not in JSON_TYPES:
         raise UnsupportedType("Send JSON, with the header 'Content-Type: application/json'.")
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, within a time: a client that sends a byte now and then must not hold a connection for ever."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.body()
+    except TimeoutError:
+        raise DeadlinePassed("the body did not come in time") from None
 
 
 def parse_body(model: type[Model], body: bytes) -> Model:

@@ -19,7 +19,7 @@ from service.generation import DONE, Answer, engine_request, read_pieces
 from service.routes.documented import COMPLETES, error_responses, json_body
 from service.schemas import GenerateRequest, GenerateResponse
 from service.services import Services, ServicesDep, TenantDep
-from service.validation import parse_body, require_json
+from service.validation import parse_body, read_body, require_json
 
 router = APIRouter(tags=["completions"])
 
@@ -102,7 +102,7 @@ def _event(value: dict[str, Any]) -> bytes:
 async def generate(request: Request, services: ServicesDep, tenant: TenantDep) -> Response:
     """With `stream: true`: server-sent events of the same objects, ended by `data: [DONE]`."""
     require_json(request.headers.get("content-type"))
-    wanted = parse_body(GenerateRequest, await request.body())
+    wanted = parse_body(GenerateRequest, await read_body(request))
     longest = services.settings.max_completion_tokens
     if wanted.max_tokens > longest:
         raise Unprocessable(f"max_tokens: at most {longest}.", param="max_tokens")

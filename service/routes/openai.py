@@ -18,7 +18,7 @@ from service.routes.documented import COMPLETES, READS, error_responses, free_bo
 from service.schemas import EXAMPLE_ID, MAX_CHOICES
 from service.services import Services, ServicesDep, TenantDep
 from service.store import LIST_LIMIT
-from service.validation import parse_object, require_json
+from service.validation import parse_object, read_body, require_json
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -65,7 +65,7 @@ async def completions(request: Request, services: ServicesDep, tenant: TenantDep
 
 async def _forward(request: Request, services: Services, tenant: str, path: str) -> Response:
     require_json(request.headers.get("content-type"))
-    body = parse_object(await request.body())
+    body = parse_object(await read_body(request))
     _check(body, services.settings.max_completion_tokens)
     begin = time.perf_counter()
     adapter_id = await services.resolver.model(body["model"], tenant)
@@ -124,6 +124,8 @@ def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
     judge."""
     if not isinstance(body.get("model"), str):
         raise BadRequest("The field 'model' must name the base model or an adapter id.", param="model")
+    if not isinstance(body.get("stream") or False, bool):
+        raise BadRequest("stream: true or false is needed.", param="stream")
     _check_range(body, "n", 1, MAX_CHOICES)
     _check_range(body, "best_of", 1, MAX_CHOICES)
     for name in ("max_tokens", "max_completion_tokens"):

@@ -91,7 +91,7 @@ class FakeEngine:
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         prompt = body.get("prompt") or body["messages"][-1]["content"]
-        word = prompt.split()[0]
+        word = (prompt.split() or [""])[0]
         if word == "toolong":
             message = "This model's maximum context length is 8 tokens.\nsecret second line"
             return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": 400}}, 400)
