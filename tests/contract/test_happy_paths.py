@@ -168,3 +168,4 @@ def test_health_and_metrics(service: Service) -> None:
     for name in ("requests_total", "contextualize_stage_seconds_bucket", "store_operation_seconds_bucket"):
         assert f"genadapter_{name}" in text
     assert "ga-" not in text, "no id may become a label"
+    assert 'route="/adapters/{adapter_id}"' in text

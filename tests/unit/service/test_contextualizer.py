@@ -1,0 +1,107 @@
+"""The queue in front of the generator: batches, their limits, and what becomes of failed and abandoned work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from service.backend import BackendHolder
+from service.contextualizer import Contextualizer
+from service.errors import Busy, GeneratorUnavailable, ServerFault, Stopping
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.contract.doubles import POISON, FakeBackend, token_of
+
+
+def with_contextualizer(use: Callable[[Contextualizer, FakeBackend], Awaitable[None]], **settings: Any) -> None:
+    async def run() -> None:
+        backend = FakeBackend()
+        holder = BackendHolder(lambda: backend)
+        contextualizer = Contextualizer(holder, Settings(_env_file=None, **settings), Metrics())
+        with pytest.raises(GeneratorUnavailable):
+            await contextualizer.encode([1], "concat")
+        contextualizer.start()
+        await contextualizer._tasks[0]  # the loading
+        try:
+            await use(contextualizer, backend)
+        finally:
+            backend.open.set()
+            await contextualizer.close(5)
+
+    asyncio.run(run())
+
+
+async def held(
+    contextualizer: Contextualizer, backend: FakeBackend, *documents: list[int], strategy: str = "concat"
+) -> list[Any]:
+    """The first document is in the generator, which is held up; the others wait."""
+    backend.open.clear()
+    tasks = []
+    for ids in documents:
+        tasks.append(asyncio.create_task(contextualizer.encode(ids, strategy)))
+        await asyncio.sleep(0.02)
+    return tasks
+
+
+def test_what_waits_goes_together_while_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        tasks = await held(contextualizer, backend, [1], [1] * 4, [2] * 3, [3] * 5, [4] * 9)
+        other = asyncio.create_task(contextualizer.encode([5], "parallel"))
+        await asyncio.sleep(0.02)
+        backend.open.set()
+        results = [await task for task in (*tasks, other)]
+        # 4 and 3 make 2 x 4 with padding; 5 more would make 3 x 5. 9 is too long for company, and goes alone.
+        assert backend.batches == [[1], [4, 3], [5], [9], [1]]
+        assert [result.tokens for result in results] == [1, 4, 3, 5, 9, 1]
+        assert all(result.queue_ms >= 0 for result in results)
+        assert results[1].queue_ms > 30
+
+    with_contextualizer(use, max_batch_tokens=10)
+
+
+def test_a_document_that_fails_does_not_fail_its_neighbours() -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        tasks = await held(contextualizer, backend, [1], [2], [token_of(POISON)], [3])
+        backend.open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(result, ServerFault) for result in results] == [False, False, True, False]
+        assert backend.batches == [[1], [1, 1, 1], [1], [1], [1]]
+
+    with_contextualizer(use)
+
+
+def test_abandoned_work_is_dropped_and_its_place_is_free() -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        tasks = await held(contextualizer, backend, [1], [2] * 2, [3] * 3)
+        with pytest.raises(Busy) as caught:
+            await contextualizer.encode([4], "concat")
+        assert caught.value.retry_after_s >= 1
+        tasks[1].cancel()
+        await asyncio.sleep(0.01)
+        fourth = asyncio.create_task(contextualizer.encode([4] * 4, "concat"))
+        await asyncio.sleep(0.01)
+        backend.open.set()
+        await asyncio.gather(tasks[0], tasks[2], fourth)
+        assert [length for batch in backend.batches for length in batch] == [1, 3, 4], (
+            "nobody computed the one that was abandoned"
+        )
+
+    with_contextualizer(use, max_queue=2)
+
+
+def test_stopping_finishes_what_it_can_and_tells_the_rest() -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        tasks = await held(contextualizer, backend, [1], [2])
+        closing = asyncio.create_task(contextualizer.close(0.2))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Stopping):
+            await contextualizer.encode([3], "concat")
+        await closing
+        for task in tasks:
+            with pytest.raises(Stopping):
+                await task
+
+    with_contextualizer(use)
