@@ -29,6 +29,7 @@ class Sweep:
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
         self._files = frontend.files
+        self._dropped = False
         self._period_s = float(os.environ.get("GENADAPTER_SWEEP_SECONDS", DEFAULT_PERIOD_S))
 
     async def run(self) -> None:
@@ -54,7 +55,9 @@ class Sweep:
             self._files.remove(name)
         self._forget_rested([name for name in names if name not in dead])
         self._drop_locks()
-        await self._free_memory()
+        if dead or self._dropped:  # and once more in the next round, for a load that was under way in this one
+            await self._free_memory()
+        self._dropped = bool(dead)
         self._frontend.metrics.swept.inc(len(dead))
         if dead:
             logger.info("genadapter: %d adapters swept away, %d kept", len(dead), len(alive))
@@ -81,7 +84,10 @@ class Sweep:
             del self._frontend.last_use_s[name]
 
     async def _free_memory(self) -> None:
-        """Remove what the engine holds under no name: vLLM forgets names, not weights."""
+        """Remove what the engine holds under no name: vLLM forgets names, not weights.
+
+        Not asked for nothing: each call to vLLM's workers keeps them awake, in a busy loop, for a second.
+        """
         models = self._frontend.models
         loaded = set(await models.engine_client.list_loras())
         named = {request.lora_int_id for request in models.lora_requests.values()}
