@@ -89,20 +89,9 @@ async def open_services(settings: Settings, loaders: Loaders, metrics: Metrics, 
     """Opens every part; the stack closes them in the opposite order. The generator goes on loading after this
     returns."""
     authenticator = Authenticator(settings.api_keys_file)
-    store = await Store.open(
-        settings.redis_url.get_secret_value() if settings.redis_url else DEFAULT_REDIS_URL,
-        timeout_s=settings.redis_timeout.total_seconds(),
-        connections=settings.redis_connections,
-        observe=metrics.observe_store,
-    )
+    store = await _open_store(settings, metrics)
     stack.push_async_callback(store.close)
-    engine = EngineClient(
-        settings.engine_url or DEFAULT_ENGINE_URL,
-        api_key=settings.engine_api_key.get_secret_value() if settings.engine_api_key else None,
-        deadline_s=settings.generate_deadline.total_seconds(),
-        max_in_flight=settings.max_in_flight,
-        metrics=metrics,
-    )
+    engine = _open_engine(settings, metrics)
     stack.push_async_callback(engine.close)
     holder = BackendHolder(partial(loaders.backend, settings))
     contextualizer = Contextualizer(holder, settings, metrics)
@@ -117,12 +106,7 @@ async def open_services(settings: Settings, loaders: Loaders, metrics: Metrics, 
         metrics=metrics,
         store=store,
         resolver=Resolver(store, identity, metrics),
-        parser=DocumentParser(
-            workers=settings.parse_workers,
-            timeout_s=settings.parse_timeout.total_seconds(),
-            memory_bytes=int(settings.parse_memory_bytes),
-            observe=lambda kind, outcome: metrics.documents_parsed.labels(kind, outcome).inc(),
-        ),
+        parser=_open_parser(settings, metrics),
         holder=holder,
         contextualizer=contextualizer,
         creator=Creator(
@@ -135,6 +119,34 @@ async def open_services(settings: Settings, loaders: Loaders, metrics: Metrics, 
         ),
         engine=engine,
         load_expander=partial(loaders.expander, settings),
+    )
+
+
+async def _open_store(settings: Settings, metrics: Metrics) -> Store:
+    return await Store.open(
+        settings.redis_url.get_secret_value() if settings.redis_url else DEFAULT_REDIS_URL,
+        timeout_s=settings.redis_timeout.total_seconds(),
+        connections=settings.redis_connections,
+        observe=metrics.observe_store,
+    )
+
+
+def _open_engine(settings: Settings, metrics: Metrics) -> EngineClient:
+    return EngineClient(
+        settings.engine_url or DEFAULT_ENGINE_URL,
+        api_key=settings.engine_api_key.get_secret_value() if settings.engine_api_key else None,
+        deadline_s=settings.generate_deadline.total_seconds(),
+        max_in_flight=settings.max_in_flight,
+        metrics=metrics,
+    )
+
+
+def _open_parser(settings: Settings, metrics: Metrics) -> DocumentParser:
+    return DocumentParser(
+        workers=settings.parse_workers,
+        timeout_s=settings.parse_timeout.total_seconds(),
+        memory_bytes=int(settings.parse_memory_bytes),
+        observe=lambda kind, outcome: metrics.documents_parsed.labels(kind, outcome).inc(),
     )
 
 
