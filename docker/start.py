@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
     program = shutil.which(command[0])
     if program is None:
         raise SystemExit(f"{command[0]} is not installed")
-    os.execv(program, command)
+    os.execv(program, command)  # noqa: S606  # no shell is wanted
 
 
 if __name__ == "__main__":

