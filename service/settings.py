@@ -141,8 +141,8 @@ class Settings(BaseSettings):
             raise ValueError("MAX_CPU_LORAS must be at least MAX_LORAS")
         if not (self.is_loopback or self.api_keys_file or self.allow_anyone_to_use_this_service):
             raise ValueError(
-                f"HOST {self.host} is reachable from other machines, and there is no API_KEYS_FILE: "
-                "set one, listen on 127.0.0.1, or set ALLOW_ANYONE_TO_USE_THIS_SERVICE=true"
+                f"HOST {self.host} is reachable from other machines, and there is no GENADAPTER_API_KEYS_FILE: "
+                "set one, listen on 127.0.0.1, or set GENADAPTER_ALLOW_ANYONE_TO_USE_THIS_SERVICE=true"
             )
         try:
             shlex.split(self.engine_args)

@@ -39,7 +39,7 @@ END_BYTES = 16
         **error_responses(*CREATES),
         200: {
             "model": ContextualizeResponse,
-            "description": "You have this adapter already; its life is prolonged as asked",
+            "description": "You have this adapter already; its life is prolonged as asked, never shortened",
         },
     },
     openapi_extra=json_body(ContextualizeRequest, multipart=True),
