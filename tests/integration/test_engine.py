@@ -24,7 +24,8 @@ TEXT = (
     "The lighthouse keeper wrote in his book every evening. On the third of March the wind came from the north, and two "
     "ships passed the rocks without lights. He noted their course, the hour and the colour of their sails, because the "
     "harbour master had asked him to. In the morning a boat brought bread, oil and a letter from his sister, who lived in "
-    "the city and kept a small shop for maps and instruments near the old bridge over the river."
+    "the city and kept a small shop for maps and instruments near the old bridge over the river. "
+    "She asked whether the lamp still smoked, and whether he had read the second volume that she had sent."
 )
 TOP = 1000
 MAX_GROWTH_BYTES = 64 << 20
