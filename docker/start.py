@@ -22,6 +22,8 @@ TRACING = {
     "OTEL_METRICS_EXPORTER": "none",
     "OTEL_LOGS_EXPORTER": "none",
     "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "healthz,readyz,metrics",
+    # One span for a request, not one more for every piece of its body.
+    "OTEL_PYTHON_FASTAPI_EXCLUDE_SPANS": "receive,send",
 }
 
 

@@ -26,7 +26,9 @@ PARTS: dict[str, Callable[[], list[str]]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="check_deploy")
     parser.add_argument("parts", nargs="*", default=[], help=f"of {', '.join(PARTS)}; all when none is named")
-    parser.add_argument("--live", metavar="URL", help="a Prometheus that scrapes a running system: every query must have data")
+    parser.add_argument(
+        "--live", metavar="URL", help="a Prometheus that scrapes a running system: every query must have data"
+    )
     options = parser.parse_args()
     parts = {name: PARTS[name] for name in options.parts or PARTS}
     if options.live:

@@ -57,7 +57,11 @@ def setting_names() -> frozenset[str]:
     """GENADAPTER_* variables that mean something, read from the source: its dependencies need not be installed here."""
     tree = ast.parse((ROOT / "service/settings.py").read_text())
     settings = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
-    fields = [item.target.id for item in settings.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    fields = [
+        item.target.id
+        for item in settings.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    ]
     return frozenset(f"GENADAPTER_{name.upper()}" for name in fields) | OTHER_VARIABLES
 
 

@@ -17,11 +17,17 @@ def check() -> list[str]:
     code, output = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *FILES)
     faults = output.splitlines() if code else []
     base, override = (yaml.safe_load((ROOT / name).read_text()) for name in FILES)
-    faults += [f"the override changes {name}, which is not there" for name in override["services"] if name not in base["services"]]
+    faults += [
+        f"the override changes {name}, which is not there"
+        for name in override["services"]
+        if name not in base["services"]
+    ]
     for name, service in base["services"].items():
         faults += [f"{name}: {fault}" for fault in _faults(name, service, base)]
         extra = override["services"].get(name, {})
-        faults += [f"{name}: {variable} is no setting" for variable in unknown_variables(list(extra.get("environment", {})))]
+        faults += [
+            f"{name}: {variable} is no setting" for variable in unknown_variables(list(extra.get("environment", {})))
+        ]
     return faults
 
 
@@ -29,7 +35,12 @@ def _faults(name: str, service: dict[str, Any], whole: dict[str, Any]) -> list[s
     faults = []
     if not PINNED_IMAGE.fullmatch(service["image"]):
         faults.append(f"image {service['image']} is not pinned")
-    for key, wanted in {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "restart": "unless-stopped"}.items():
+    for key, wanted in {
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "restart": "unless-stopped",
+    }.items():
         if service.get(key) != wanted:
             faults.append(f"{key} is not {wanted}")
     if "build" not in service and service.get("user", "0").startswith("0"):
@@ -52,8 +63,7 @@ def _faults(name: str, service: dict[str, Any], whole: dict[str, Any]) -> list[s
     for other, wait in service.get("depends_on", {}).items():
         if wait.get("condition") != "service_healthy":
             faults.append(f"does not wait for {other} to be healthy")
-    if build := service.get("build"):
-        if not (ROOT / build["dockerfile"]).exists():
-            faults.append(f"{build['dockerfile']} is not there")
+    if (build := service.get("build")) and not (ROOT / build["dockerfile"]).exists():
+        faults.append(f"{build['dockerfile']} is not there")
     faults += [f"{variable} is no setting" for variable in unknown_variables(list(service.get("environment", {})))]
     return faults

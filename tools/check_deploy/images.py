@@ -27,7 +27,11 @@ def check() -> list[str]:
 def _faults(file: Path) -> list[str]:
     text = file.read_text()
     arguments = dict(ARGUMENT.findall(text))
-    faults = [f"{name}={image} is not pinned" for name, image in arguments.items() if name.endswith("IMAGE") and not PINNED_IMAGE.fullmatch(image)]
+    faults = [
+        f"{name}={image} is not pinned"
+        for name, image in arguments.items()
+        if name.endswith("IMAGE") and not PINNED_IMAGE.fullmatch(image)
+    ]
     for line in COPY.findall(text):
         for source in line.split()[:-1]:
             for variant in ("cpu", "cuda"):
@@ -45,7 +49,9 @@ def _faults(file: Path) -> list[str]:
             faults.append(why)
     if not file.with_name(f"{file.name}.dockerignore").exists():
         faults.append("has no .dockerignore beside it")
-    if (setup := re.search(r"^uv_version=(\S+)", (ROOT / "tools/setup.sh").read_text(), re.M)) and arguments["UV_VERSION"] != setup[1]:
+    if (setup := re.search(r"^uv_version=(\S+)", (ROOT / "tools/setup.sh").read_text(), re.M)) and arguments[
+        "UV_VERSION"
+    ] != setup[1]:
         faults.append(f"installs uv {arguments['UV_VERSION']}, tools/setup.sh {setup[1]}")
     if engine := re.search(r"vllm-openai:v(\d+\.\d+)", text):
         known = re.search(r"KNOWN_RELEASES = \(([^)]*)\)", (ROOT / "service/vllm_plugin/hooks.py").read_text())

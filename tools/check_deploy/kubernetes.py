@@ -23,11 +23,14 @@ CRD_PACKAGES = (
     "@kubernetes-models/keda@2.0.0",
     "@kubernetes-models/prometheus-operator@6.0.0",
 )
+# Custom resources: their groups are in no schema of Kubernetes itself.
+CUSTOM_GROUPS = {"gateway.networking.k8s.io", "inference.networking.k8s.io", "keda.sh", "monitoring.coreos.com"}
 # The only one that talks to the Kubernetes API.
 WITH_TOKEN = {"genadapter-endpoint-picker"}
 WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "Job"}
 # Made by the operator (docs/operations.md), never committed.
 SECRETS = {"genadapter-api-keys", "genadapter-redis", "genadapter-engine", "genadapter-tls", "genadapter-huggingface"}
+SCALER_KEYS = {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "cooldownPeriod", "fallback", "triggers"}
 Object = dict[str, Any]
 
 
@@ -79,7 +82,7 @@ def _schemas(objects: list[Object]) -> list[str]:
     custom = []
     for item in objects:
         group = item["apiVersion"].rpartition("/")[0]
-        if "." in group and not group.endswith(".k8s.io") or group in ("gateway.networking.k8s.io", "inference.networking.k8s.io"):
+        if group in CUSTOM_GROUPS:
             custom.append(item)
             continue
         try:
@@ -114,6 +117,9 @@ def _policy(objects: list[Object]) -> list[str]:
     for item in objects:
         if item["kind"] == "Secret":
             faults.append(f"{_name(item)}: secrets are not committed")
+        if item["kind"] == "ScaledObject" and SCALER_KEYS - item["spec"].keys():
+            # An unknown key is dropped in silence by the API server, so a misspelt one shows here only.
+            faults.append(f"{_name(item)}: lacks {', '.join(sorted(SCALER_KEYS - item['spec'].keys()))}")
         if item["kind"] in WORKLOADS:
             faults += [f"{_name(item)}: {fault}" for fault in _workload(item, names)]
     pods = [item["spec"]["template"]["metadata"]["labels"] for item in objects if item["kind"] in WORKLOADS]
@@ -125,14 +131,25 @@ def _policy(objects: list[Object]) -> list[str]:
     budgets = [item["spec"]["selector"]["matchLabels"] for item in objects if item["kind"] == "PodDisruptionBudget"]
     for item in objects:
         labels = item.get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
-        if item["kind"] in ("Deployment", "StatefulSet") and item["metadata"]["name"] not in WITH_TOKEN:
-            if not any(budget.items() <= labels.items() for budget in budgets):
-                faults.append(f"{_name(item)}: has no PodDisruptionBudget")
-    denied = [item for item in objects if item["kind"] == "NetworkPolicy" and item["spec"]["podSelector"] == {} and "ingress" not in item["spec"] and "Ingress" in item["spec"]["policyTypes"]]
+        covered = any(budget.items() <= labels.items() for budget in budgets) or item["metadata"]["name"] in WITH_TOKEN
+        if item["kind"] in ("Deployment", "StatefulSet") and not covered:
+            faults.append(f"{_name(item)}: has no PodDisruptionBudget")
+    denied = [
+        item
+        for item in objects
+        if item["kind"] == "NetworkPolicy"
+        and item["spec"]["podSelector"] == {}
+        and "ingress" not in item["spec"]
+        and "Ingress" in item["spec"]["policyTypes"]
+    ]
     if not denied:
         faults.append("no NetworkPolicy denies what is not allowed")
     faults += _engine_is_closed(objects)
-    level = next(item["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") for item in objects if item["kind"] == "Namespace")
+    level = next(
+        item["metadata"]["labels"].get("pod-security.kubernetes.io/enforce")
+        for item in objects
+        if item["kind"] == "Namespace"
+    )
     return faults if level == "restricted" else [*faults, "the namespace does not enforce restricted"]
 
 
@@ -140,7 +157,10 @@ def _engine_is_closed(objects: list[Object]) -> list[str]:
     """Only pods of this namespace reach the engine, and Prometheus's; never a whole namespace."""
     faults = []
     for item in objects:
-        if item["kind"] != "NetworkPolicy" or item["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component") != "engine":
+        if (
+            item["kind"] != "NetworkPolicy"
+            or item["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component") != "engine"
+        ):
             continue
         for rule in item["spec"].get("ingress", []):
             if not rule.get("from") or any("podSelector" not in peer for peer in rule["from"]):
@@ -152,7 +172,11 @@ def _workload(item: Object, names: set[tuple[str, str]]) -> list[str]:
     pod = item["spec"]["template"]["spec"]
     faults = []
     security = pod.get("securityContext", {})
-    if security.get("runAsNonRoot") is not True or not security.get("runAsUser") or security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+    if (
+        security.get("runAsNonRoot") is not True
+        or not security.get("runAsUser")
+        or security.get("seccompProfile", {}).get("type") != "RuntimeDefault"
+    ):
         faults.append("may run as root, or without seccomp")
     if any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
         faults.append("uses the host's namespaces")
@@ -194,7 +218,11 @@ def _container(container: Object, pod: Object, kind: str, names: set[tuple[str, 
     if not PINNED_IMAGE.fullmatch(container["image"]):
         faults.append(f"image {container['image']} is not pinned")
     security = container.get("securityContext", {})
-    if security.get("allowPrivilegeEscalation") is not False or not security.get("readOnlyRootFilesystem") or security.get("capabilities", {}).get("drop") != ["ALL"]:
+    if (
+        security.get("allowPrivilegeEscalation") is not False
+        or not security.get("readOnlyRootFilesystem")
+        or security.get("capabilities", {}).get("drop") != ["ALL"]
+    ):
         faults.append("is not restricted")
     resources = container.get("resources", {})
     if "memory" not in resources.get("limits", {}) or not {"cpu", "memory"} <= set(resources.get("requests", {})):

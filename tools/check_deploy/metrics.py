@@ -74,7 +74,11 @@ def faults(query: str) -> list[str]:
 
 def _fault(selector: Any) -> str:
     name = selector.name
-    bare = name if name in known() else next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+    bare = (
+        name
+        if name in known()
+        else next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+    )
     if bare not in known():
         return "" if name.startswith("vllm:") and not knows_engine() else f"there is no metric {name}"
     labels = known()[bare]

@@ -44,9 +44,15 @@ def check() -> list[str]:
     faults += _alerts(alerts)
     tool = promtool()
     configuration = ROOT / "docker/prometheus/prometheus.yml"
-    for command in (("check", "rules", RULES), ("check", "config", "--syntax-only", configuration), ("test", "rules", TESTS)):
+    for command in (
+        ("check", "rules", RULES),
+        ("check", "config", "--syntax-only", configuration),
+        ("test", "rules", TESTS),
+    ):
         code, output = run(tool, *command)
-        faults += [f"promtool {' '.join(map(str, command[:2]))}: {line}" for line in output.splitlines()] if code else []
+        faults += (
+            [f"promtool {' '.join(map(str, command[:2]))}: {line}" for line in output.splitlines()] if code else []
+        )
     tested = set(re.findall(r"alertname: (\w+)", TESTS.read_text()))
     faults += [f"{name}: no unit test" for name in sorted(alerts.keys() - tested)]
     return faults
