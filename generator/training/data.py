@@ -109,17 +109,10 @@ class Mixture:
         self._orders: dict[tuple[str, int], list[int]] = {}
 
     def draw(self, step: int, count: int) -> list[Passage]:
-        """The passages of one step. The same (seed, step) gives the same ones; a source repeats only after its last passage."""
+        """The passages of one step. The same (seed, step, count) gives the same ones; none comes twice in a round."""
         rng = random.Random(f"{self.seed}-{step}")
-        drawn = []
-        for name in rng.choices(self.names, self.weights, k=count):
-            position = self._position(name, step, rng)
-            drawn.append(self._shuffled(name, position))
-        return drawn
-
-    def _position(self, name: str, step: int, rng: random.Random) -> int:
-        # Steps walk through a source's shuffled order; the stride keeps one step's draws apart.
-        return step * 8 + rng.randrange(8)
+        names = rng.choices(self.names, self.weights, k=count)
+        return [self._shuffled(name, step * count + slot) for slot, name in enumerate(names)]
 
     def _shuffled(self, name: str, position: int) -> Passage:
         passages = self.sources[name]

@@ -13,30 +13,35 @@ from torch import Tensor
 
 from generator.factors import NULL_SHARE
 
-# The gradient of a direction grows with 1/s. Directions far below the typical one are damped: their s counts as at least
-# this share of the root mean square, or a few near-empty directions would make up the whole gradient.
-_DAMPING_SHARE = 0.1
+# The gradient of a direction grows with 1/s, and singular values spread over four orders of magnitude. Directions below the
+# typical one are damped: their s counts as at least this share of the median, or the emptiest would make up the whole gradient.
+_DAMPING_SHARE = 1.0
 
 
 class _PolarFactor(torch.autograd.Function):
-    """P = V_k^T's rows mixed by U: for M (N x k x r2) = U diag(s) V^T, P = U V^T."""
+    """P = U V^T of M = U diag(s) V^T (N x k x r2), empty directions left out as at inference.
+
+    Decomposed in float64: the Gram matrix squares the spread of the singular values, and float32 would lose all but the
+    twenty largest of a typical document.
+    """
 
     @staticmethod
     def forward(ctx: Any, m: Tensor) -> Tensor:
-        eigenvalues, u = torch.linalg.eigh(m @ m.mT)
+        wide = m.double()
+        eigenvalues, u = torch.linalg.eigh(wide @ wide.mT)
         s = eigenvalues.clamp_min(0).sqrt()  # N x k
-        kept = s > NULL_SHARE**0.5 * s.amax(-1, keepdim=True)  # float32's Gram matrix is noise below that
+        kept = s > NULL_SHARE * s.amax(-1, keepdim=True)
         inverse = torch.where(kept, 1 / s.clamp_min(torch.finfo(s.dtype).tiny), 0)
-        vt = inverse.unsqueeze(-1) * (u.mT @ m)  # N x k x r2
-        ctx.save_for_backward(u, s, vt, kept)
-        polar: Tensor = u @ vt
-        return polar
+        vt = inverse.unsqueeze(-1) * (u.mT @ wide)  # N x k x r2
+        ctx.save_for_backward(u.to(m.dtype), s.to(m.dtype), vt.to(m.dtype), kept)
+        return (u @ vt).to(m.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         u, s, vt, kept = ctx.saved_tensors
         g = u.mT @ grads[0]  # N x k x r2
-        damping = _DAMPING_SHARE * s.square().mean(-1, keepdim=True).sqrt()
+        typical = torch.where(kept, s, torch.nan).nanmedian(-1, keepdim=True).values
+        damping = _DAMPING_SHARE * typical
         damped = s + damping
         both = kept.unsqueeze(-1) & kept.unsqueeze(-2)
         gv = g @ vt.mT  # N x k x k
@@ -54,14 +59,15 @@ def polar_with_gradient(keys: Tensor, values: Tensor, rank: int) -> tuple[Tensor
     s = keys.mT @ values
     with torch.no_grad():
         if keys.shape[0] < keys.shape[1]:
-            basis, r = torch.linalg.qr(keys.mT)  # r1 x T, T x T
-            core = r @ values  # S = basis core
+            basis, r = torch.linalg.qr(keys.mT.double())  # r1 x T, T x T
+            core = r @ values.double()  # S = basis core
         else:
-            basis, core = None, s
+            basis, core = None, s.double()
         vectors = torch.linalg.eigh(core @ core.mT)[1][:, -rank:]
         q = vectors if basis is None else basis @ vectors
         if q.shape[1] < rank:  # fewer tokens than rank: empty directions
             q = torch.nn.functional.pad(q, (0, rank - q.shape[1]))
+        q = q.to(s.dtype)
     return q, q.mT @ s
 
 

@@ -100,8 +100,6 @@ class Trainer:
         """Run to the last step."""
         step = Step(self.frozen, self.network, self.prompts, self.settings)
         run = self.settings.run
-        if self.step == 0:
-            self.evaluate()
         while self.step < self.settings.optimizer.steps:
             started = time.perf_counter()
             rng = random.Random(f"{run.seed}-{self.step}-rows")
