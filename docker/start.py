@@ -70,7 +70,7 @@ def engine_command() -> list[str]:
     command += ["--shutdown-timeout", str(int(settings.shutdown_grace.total_seconds()))]
     if endpoint := traces_endpoint():
         command += ["--otlp-traces-endpoint", endpoint]
-    return command
+    return command + settings.engine_arguments  # the operator's have the last word here too
 
 
 def main(arguments: list[str]) -> None:
