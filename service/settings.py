@@ -19,7 +19,7 @@ MIB = 1024**2
 # Read by the command line client, not by the service: no reason for a warning.
 CLIENT_VARIABLES = frozenset({"URL", "API_KEY"})
 # Handed by `serve` to its engine child, which shares the environment's prefix.
-ENGINE_CHILD_VARIABLES = frozenset({"ADAPTER_CACHE"})
+ENGINE_CHILD_VARIABLES = frozenset({"ADAPTER_CACHE", "ADAPTER_CACHE_BYTES", "SWEEP_SECONDS"})
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 _UNIT_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
