@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from service.errors import AdapterMismatch, AdapterNotFound, NotFound
+from service.errors import AdapterDamaged, AdapterMismatch, AdapterNotFound, NotFound
 from service.routes.documented import OF_ADAPTER, READS, error_responses
 from service.schemas import AdapterList, AdapterOut
 from service.services import ServicesDep, TenantDep
@@ -70,7 +70,11 @@ async def delete_adapter(adapter_id: str, services: ServicesDep, tenant: TenantD
 async def download_peft(adapter_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
     """A LoRA that `peft.PeftModel.from_pretrained` loads onto the base model."""
     await services.resolver.adapter(adapter_id, tenant, "id")
-    payload = await services.store.payload(adapter_id)
+    try:
+        payload = await services.store.payload(adapter_id)
+    except AdapterDamaged:
+        services.metrics.adapters.labels("damaged").inc()
+        raise
     if payload is None:
         raise AdapterNotFound(param="id")
     expander = await services.expander()
