@@ -37,5 +37,6 @@ eval: setup ## Measure the shipped generator on held-out documents
 lock: setup ## Resolve locks/cpu.txt anew
 	tools/lock.sh
 
+.PHONY: check-deploy
 check-deploy: ## Images, manifests, rules and dashboards, as far as no cluster is needed
 	@tools/check_deploy.sh

@@ -27,6 +27,8 @@ CRD_PACKAGES = (
 CUSTOM_GROUPS = {"gateway.networking.k8s.io", "inference.networking.k8s.io", "keda.sh", "monitoring.coreos.com"}
 # The only one that talks to the Kubernetes API.
 WITH_TOKEN = {"genadapter-endpoint-picker"}
+NAMESPACE = "genadapter"
+WITHOUT_NAMESPACE = {"Namespace", "PriorityClass"}
 WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "Job"}
 # Made by the operator (docs/operations.md), never committed.
 SECRETS = {"genadapter-api-keys", "genadapter-redis", "genadapter-engine", "genadapter-tls", "genadapter-huggingface"}
@@ -69,6 +71,7 @@ def _build(builds: Path, overlay: str, chosen: tuple[str, ...]) -> tuple[str, li
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
+        "namespace": NAMESPACE,
         "resources": [f"{up}k8s/overlays/{overlay}"],
         "components": [f"{up}k8s/components/{component}" for component in chosen],
     }
@@ -115,6 +118,8 @@ def _policy(objects: list[Object]) -> list[str]:
     faults: list[str] = []
     names = {(item["kind"], item["metadata"]["name"]) for item in objects}
     for item in objects:
+        if item["kind"] not in WITHOUT_NAMESPACE and item["metadata"].get("namespace") != NAMESPACE:
+            faults.append(f"{_name(item)}: is in no namespace of ours")
         if item["kind"] == "Secret":
             faults.append(f"{_name(item)}: secrets are not committed")
         if item["kind"] == "ScaledObject" and SCALER_KEYS - item["spec"].keys():
