@@ -10,8 +10,8 @@ stamp=$(sha256sum locks/deploy.txt | cut -d' ' -f1)
 if [ "$(cat "$home/stamp" 2>/dev/null)" != "$stamp" ]; then
     python3 -m venv --clear "$home/venv"
     "$home/venv/bin/pip" install --quiet --no-deps --require-hashes -r locks/deploy.txt || {
-        echo "SKIP everything: the tools in locks/deploy.txt cannot be installed (see above); nothing was checked" >&2
-        exit 0
+        echo "the tools in locks/deploy.txt cannot be installed (see above); nothing was checked" >&2
+        exit 1
     }
     echo "$stamp" >"$home/stamp"
 fi
