@@ -32,6 +32,12 @@ _START_PASSAGES = 120
 _HELD_OUT_SOURCES = ("qa-squad", "qa-nq-qed")
 
 
+def _size(parameter: nn.Parameter) -> float:
+    """Root mean square of a weight's entries; of one that starts at zero, what a usual initialization would give."""
+    size = parameter.detach().square().mean().sqrt().item()
+    return size or parameter.shape[-1] ** -0.5
+
+
 class Trainer:
     """One run in one folder."""
 
@@ -82,10 +88,8 @@ class Trainer:
         settings = self.settings.optimizer
         # The logarithm of a scale for each target's output, with a rate of its own; folded into B after every step.
         self.gains = nn.Parameter(torch.zeros(len(self.network.config.targets), device=self.settings.run.device))
-        groups = [
-            {"params": list(self.network.parameters()), "peak": settings.rate},
-            {"params": [self.gains], "peak": settings.gain_rate},
-        ]
+        groups = [{"params": [p], "peak": settings.rate * _size(p)} for p in self.network.parameters()]
+        groups.append({"params": [self.gains], "peak": settings.gain_rate})
         return torch.optim.AdamW(groups, lr=settings.rate, weight_decay=0.0, betas=settings.betas)
 
     def _rate(self) -> float:
