@@ -34,7 +34,8 @@ class _PolarFactor(torch.autograd.Function):
         inverse = torch.where(kept, 1 / s.clamp_min(torch.finfo(s.dtype).tiny), 0)
         vt = inverse.unsqueeze(-1) * (u.mT @ wide)  # N x k x r2
         ctx.save_for_backward(u.to(m.dtype), s.to(m.dtype), vt.to(m.dtype), kept)
-        return (u @ vt).to(m.dtype)
+        polar: Tensor = (u @ vt).to(m.dtype)
+        return polar
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
