@@ -28,7 +28,7 @@ from service.errors import GenadapterError, MethodNotAllowed, NotFound, RequestE
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestContext
 from service.resolver import Resolver
-from service.routes import adapters, contextualize, generate, health, openai
+from service.routes import adapters, contextualize, generate, health, openai, playground
 from service.schemas import ContextualizeRequest, GenerateRequest
 from service.services import Services
 from service.settings import Settings
@@ -62,7 +62,7 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=partial(_lifespan, settings=settings, loaders=loaders or Loaders(), metrics=metrics),
     )
-    for router in (health.router, adapters.router):
+    for router in (health.router, adapters.router, playground.router):
         app.include_router(router)
     if "contextualize" in settings.roles:
         app.include_router(contextualize.router)

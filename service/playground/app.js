@@ -1,0 +1,269 @@
+// The page: what happens on which click.
+
+import { askAll, columns, conclusion } from "./answers.js";
+import { apiKey, call, setApiKey } from "./api.js";
+import { History, note, noteOf } from "./history.js";
+import { asking, making } from "./snippets.js";
+import { fromConversation, fromFiles, fromText, SAMPLE } from "./sources.js";
+import { announce, byId, copy, count, duration, facts, make, show, size, tell, timeLeft } from "./view.js";
+
+const STAGES = {
+  parse: "Get the text out",
+  tokenize: "Cut it into tokens",
+  queue: "Wait for a turn",
+  forward: "Read it, in one forward pass",
+  factorize: "Press it into small matrices",
+  store: "Save",
+};
+const READY_POLL_MS = 2000;
+
+let current = null; // the adapter in use, as the API describes it
+let snippets = null;
+let running = null; // AbortController of the question that is being answered
+const history = new History({ use: choose, gone, failed });
+
+// ---- 1: the document
+
+function kind() {
+  return document.querySelector("input[name=kind]:checked").value;
+}
+
+function showPane() {
+  for (const name of ["text", "file", "conversation"]) show(byId(`pane-${name}`), name === kind());
+}
+
+function pick(name) {
+  document.querySelector(`input[name=kind][value=${name}]`).checked = true;
+  showPane();
+}
+
+function fillSample() {
+  pick("text");
+  byId("text").value = SAMPLE.text;
+  byId("question").value = SAMPLE.question;
+  tell(byId("make-error"), "");
+  byId("make-button").focus();
+  announce("A sample document and a question are filled in.");
+}
+
+async function source() {
+  if (kind() === "file") return fromFiles(byId("files").files);
+  if (kind() === "conversation") return fromConversation(byId("conversation").value);
+  const given = fromText(byId("text").value);
+  return given.text === SAMPLE.text ? { ...given, label: SAMPLE.label } : given;
+}
+
+async function makeAdapter(event) {
+  event.preventDefault();
+  if (byId("make-button").getAttribute("aria-disabled")) return;
+  tell(byId("make-error"), "");
+  const stopClock = startClock();
+  try {
+    const given = await source();
+    const adapter = await (await call("contextualize", { method: "POST", body: given.body })).json();
+    note(adapter.id, { label: noteOf(adapter.id).label || given.label, text: given.text });
+    choose(adapter);
+    offer(making(given));
+    announce(adapter.reused ? "You had this adapter already." : "The adapter is made.");
+    history.load();
+  } catch (error) {
+    tell(byId("make-error"), error.message);
+    failed(error);
+  } finally {
+    stopClock();
+  }
+}
+
+// The service answers when all is done, so that meanwhile only the time can be shown.
+function startClock() {
+  const begin = performance.now();
+  byId("make-button").setAttribute("aria-disabled", "true"); // stays focusable, unlike `disabled`
+  byId("make-status").textContent = "Reading the document";
+  const timer = setInterval(() => {
+    byId("make-clock").textContent = `${((performance.now() - begin) / 1000).toFixed(1)} s`;
+  }, 100);
+  return () => {
+    clearInterval(timer);
+    byId("make-button").removeAttribute("aria-disabled");
+    byId("make-status").textContent = byId("make-clock").textContent = "";
+  };
+}
+
+function acceptDrops() {
+  const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    byId("make").classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) byId("make").classList.remove("over");
+  });
+  document.addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault(); // else the browser would open the file instead of this page
+    byId("make").classList.remove("over");
+    pick("file");
+    byId("files").files = event.dataTransfer.files;
+    byId("make-button").focus();
+  });
+}
+
+// ---- 2: the adapter
+
+function choose(adapter) {
+  running?.abort();
+  current = adapter;
+  show(byId("adapter-none"), false);
+  show(byId("adapter-card"));
+  byId("adapter-badge").textContent = adapter.reused === undefined ? "chosen" : adapter.reused ? "had it already" : "new";
+  byId("adapter-id").textContent = adapter.id;
+  facts(byId("adapter-facts"), [
+    ["Document", `${count(adapter.tokens)} tokens`],
+    ["Read in", adapter.chunks === 1 ? "1 chunk" : `${count(adapter.chunks)} chunks`],
+    ["Rank", count(adapter.rank)],
+    ["Size", size(adapter.bytes)],
+    ["Expires", timeLeft(adapter.expires_at)],
+    ["For", adapter.base_model],
+  ]);
+  showStages(adapter);
+  columns();
+  byId("takeaway").textContent = "";
+  history.mark(adapter.id);
+}
+
+function showStages({ timings_ms: timings, reused }) {
+  const known = Object.entries(timings ?? {}).filter(([name]) => name in STAGES);
+  const total = known.reduce((sum, [, ms]) => sum + ms, 0);
+  byId("stages").replaceChildren(...known.map(([name, ms]) => stage(STAGES[name], ms, total)));
+  show(byId("stages-title"), known.length > 0);
+  if (!known.length) byId("stages-note").textContent = "Made earlier.";
+  else byId("stages-note").textContent = `${duration(total)} in all${reused ? ": the adapter was there, so nothing had to be read again." : "."}`;
+}
+
+function stage(label, ms, total) {
+  const fill = make("div", { className: "fill" });
+  fill.style.width = `${total ? (100 * ms) / total : 0}%`;
+  const time = make("span", { className: "number" }, duration(ms));
+  return make("li", {}, make("span", {}, label), time, make("div", { className: "track" }, fill));
+}
+
+function gone(id) {
+  if (current?.id !== id) return;
+  running?.abort();
+  current = null;
+  show(byId("adapter-card"), false);
+  show(byId("adapter-none"));
+  columns();
+  byId("takeaway").textContent = "";
+}
+
+// ---- 3: the question
+
+async function ask(event) {
+  event.preventDefault();
+  if (running) {
+    running.abort();
+    return;
+  }
+  const question = byId("question").value.trim();
+  if (!current || !question) {
+    tell(byId("ask-error"), current ? "Write a question first." : "Make an adapter first, or choose one of yours below.");
+    return;
+  }
+  tell(byId("ask-error"), "");
+  byId("takeaway").textContent = "";
+  running = new AbortController();
+  byId("ask-button").textContent = "Stop";
+  try {
+    await answer(current, question, running.signal);
+  } catch (error) {
+    if (error.name !== "AbortError") tell(byId("ask-error"), error.message);
+    failed(error);
+  } finally {
+    running = null;
+    byId("ask-button").textContent = "Ask";
+  }
+}
+
+async function answer(adapter, question, signal) {
+  const longest = Math.max(1, Math.round(byId("longest").valueAsNumber || 64));
+  offer(asking(adapter.id, question, longest));
+  const found = await askAll({ adapter: adapter.id, text: noteOf(adapter.id).text, question, longest, signal });
+  byId("takeaway").textContent = conclusion(found, adapter.tokens);
+}
+
+// ---- the rest
+
+function offer(made) {
+  snippets = made;
+  show(byId("code"));
+  showCode();
+}
+
+function showCode() {
+  byId("code-text").textContent = snippets[document.querySelector("input[name=language]:checked").value];
+}
+
+function failed(error) {
+  if (error.status === 401) askForKey();
+  if (error.status === 0 || error.status >= 500) watchReadiness();
+}
+
+function askForKey() {
+  const settings = byId("settings");
+  document.querySelector("main").prepend(settings);
+  settings.open = true;
+  tell(byId("key-error"), apiKey() ? "The service does not know this API key." : "This service asks for an API key.");
+  if (document.activeElement !== document.body) byId("key").focus(); // but not while the page is only being opened
+}
+
+function useKey() {
+  tell(byId("key-error"), "");
+  setApiKey(byId("key").value);
+  history.load();
+}
+
+let watching = false;
+
+async function watchReadiness() {
+  if (watching) return;
+  watching = true;
+  while (!(await isReady())) await new Promise((resolve) => setTimeout(resolve, READY_POLL_MS));
+  watching = false;
+}
+
+async function isReady() {
+  const line = byId("readiness");
+  try {
+    const { ready, parts } = await (await fetch("readyz", { cache: "no-store" })).json();
+    const missing = Object.entries(parts).filter(([, state]) => state !== "ok");
+    const words = ready ? "Ready" : `Not ready: ${missing.map(([part, state]) => `${part} (${state})`).join(", ")}`;
+    if (line.textContent !== words) line.textContent = words; // told once, not every two seconds
+    line.classList.toggle("ready", ready);
+    return ready;
+  } catch {
+    line.textContent = "The service does not answer";
+    line.classList.remove("ready");
+    return false;
+  }
+}
+
+function start() {
+  document.querySelectorAll("input[name=kind]").forEach((input) => input.addEventListener("change", showPane));
+  document.querySelectorAll("input[name=language]").forEach((input) => input.addEventListener("change", showCode));
+  byId("sample").addEventListener("click", fillSample);
+  byId("make-form").addEventListener("submit", makeAdapter);
+  byId("ask-form").addEventListener("submit", ask);
+  byId("adapter-copy").addEventListener("click", () => copy(byId("adapter-copy"), current.id));
+  byId("code-copy").addEventListener("click", () => copy(byId("code-copy"), snippets[document.querySelector("input[name=language]:checked").value]));
+  byId("key").value = apiKey();
+  byId("key").addEventListener("change", useKey);
+  acceptDrops();
+  showPane(); // a reloaded page keeps what was chosen
+  columns();
+  history.load();
+  watchReadiness();
+}
+
+start();

@@ -1,0 +1,301 @@
+"""The page at / in a real browser: real service and store, stand-ins for the generator and the engine, so that it is
+quick. Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); skipped without them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.auth import hash_key
+from tests.contract.conftest import Service, StartService, fake_engine, start_service, valkey
+from tests.contract.doubles import MODEL
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="the browser tests need the Python package selenium")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+__all__ = ["fake_engine", "start_service", "valkey"]  # fixtures that start the service
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver"
+)
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--hide-scrollbars",
+]
+WAIT_S = 30
+PHONE = 360
+ATTACK = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+class Page:
+    """The page as somebody sees it."""
+
+    def __init__(self, driver: Any, url: str, folder: Path) -> None:
+        self.driver, self.url, self.folder = driver, url, folder
+
+    def open(self) -> None:
+        self.driver.get(self.url)
+        self.until(lambda: self.text("readiness") == "Ready")
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        WebDriverWait(self.driver, WAIT_S).until(lambda _: condition())
+
+    def find(self, name: str) -> Any:
+        return self.driver.find_element(By.ID, name)
+
+    def all(self, selector: str) -> list[Any]:
+        found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return found
+
+    def text(self, name: str) -> str:
+        text: str = self.find(name).text
+        return text
+
+    def pick(self, value: str) -> None:
+        self.all(f"input[value={value}]")[0].click()
+
+    def write(self, name: str, text: str) -> None:
+        self.find(name).clear()
+        self.find(name).send_keys(text)
+
+    def make(self, text: str) -> str:
+        """Makes an adapter of a text and returns its id."""
+        self.pick("text")
+        self.write("text", text)
+        return self.submit()
+
+    def submit(self) -> str:
+        self.find("make-button").click()
+        self.until(lambda: not self.find("make-button").get_attribute("aria-disabled"))
+        assert not self.find("make-error").is_displayed(), self.text("make-error")
+        return self.text("adapter-id")
+
+    def upload(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        path.write_bytes(data)
+        self.pick("file")
+        self.find("files").clear()  # the driver would add to what is chosen
+        self.find("files").send_keys(str(path))
+
+    def ask(self, question: str) -> list[str]:
+        """The three answers, once they are all there."""
+        self.write("question", question)
+        self.find("ask-button").click()
+        self.until(lambda: self.text("ask-button") == "Ask")
+        return [answer.text for answer in self.all(".way .answer")]
+
+    def complaints(self) -> list[str]:
+        """Errors and warnings in the browser's console: a blocked script, a missing file."""
+        return [item["message"] for item in self.driver.get_log("browser") if item["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    # The driver is named, so that selenium does not go and look for one.
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def open_service(start_service: StartService) -> Service:
+    return start_service()
+
+
+@pytest.fixture
+def page(driver: Any, open_service: Service, tmp_path: Path) -> Page:
+    look(driver, 1200, "light")
+    page = Page(driver, open_service.url, tmp_path)
+    page.open()
+    driver.execute_script("sessionStorage.clear()")
+    page.open()
+    page.complaints()  # those of the page before
+    return page
+
+
+def look(driver: Any, width: int, scheme: str) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def test_from_the_sample_to_three_answers_with_the_keyboard_alone(page: Page) -> None:
+    page.find("sample").send_keys(Keys.ENTER)
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)  # the focus is on "Make the adapter"
+    page.until(lambda: page.find("adapter-card").is_displayed())
+    assert page.text("adapter-id").startswith("ga-")
+    assert page.text("adapter-badge") == "new"
+    assert MODEL in page.text("adapter-facts")
+    assert len(page.all("#stages li")) == 6
+    assert "contextualize" in page.text("code-text")
+    page.find("question").send_keys(Keys.ENTER)
+    page.until(lambda: page.text("takeaway"))
+    assert [answer.text for answer in page.all(".way .answer")] == ["Hello wörld"] * 3
+    assert [facts.text.count("1×") for facts in page.all(".way .facts")] == [1, 1, 1]
+    assert page.all("#history-list input")[0].get_attribute("value") == "The Karsun lighthouse"
+    assert page.complaints() == []
+
+
+def test_what_was_sent_is_what_the_columns_say(page: Page, open_service: Service) -> None:
+    made = page.make("The mill of Orlec grinds blue barley.")
+    open_service.engine.requests.clear()
+    page.ask("What does it grind?")
+    sent = [(request["model"], request["messages"][0]["content"]) for request in open_service.engine.requests]
+    question = "What does it grind?"
+    in_prompt = f"The mill of Orlec grinds blue barley.\n\n{question}"
+    assert sent == [(made, question), (MODEL, question), (MODEL, in_prompt)]
+
+
+def test_the_same_text_again_is_told_as_such(page: Page) -> None:
+    made = page.make("Twice the same.")
+    assert page.make("Twice the same.") == made
+    assert page.text("adapter-badge") == "had it already"
+
+
+def test_a_conversation(page: Page, open_service: Service) -> None:
+    page.pick("conversation")
+    page.write("conversation", "no role here")
+    page.find("make-button").click()
+    page.until(lambda: "first line must begin with User:" in page.text("make-error"))
+    page.write("conversation", "User: My boat is red.\nAssistant: Noted.")
+    made = page.submit()
+    assert made == open_service.create("User: My boat is red.\nAssistant: Noted.")["id"]
+
+
+def test_an_uploaded_pdf_and_a_broken_one(page: Page) -> None:
+    from tests.e2e.test_serve import pdf
+
+    page.upload("broken.pdf", b"%PDF-1.7 and then nothing")
+    page.find("make-button").click()
+    page.until(lambda: page.text("make-error"))
+    assert "broken.pdf" in page.text("make-error")
+    page.upload("log.pdf", pdf("The Orchid III is moored at pier 14."))
+    page.find("make-button").click()
+    page.until(lambda: page.find("adapter-card").is_displayed())
+    assert page.ask("Where is she?")[2].startswith("Not available")
+
+
+def test_a_text_file_is_known_to_the_page(page: Page) -> None:
+    page.upload("note.md", "Grüße aus Orlec".encode())
+    page.submit()
+    assert page.ask("From where?") == ["Hello wörld"] * 3
+
+
+def test_an_error_in_the_middle_is_told_in_words(page: Page) -> None:
+    page.make("Something to break.")
+    answers = page.ask("midway")
+    assert answers[0]
+    assert "secret" not in " ".join(answers)
+    assert page.all(".way.adapter .failed")
+
+
+def test_stop(page: Page) -> None:
+    page.make("Something slow.")
+    page.write("question", "slow")
+    page.find("ask-button").click()
+    page.until(lambda: page.text("ask-button") == "Stop")
+    page.until(lambda: "Hello" in page.all(".way .answer")[0].text)
+    page.find("ask-button").click()
+    page.until(lambda: page.text("ask-button") == "Ask")
+    assert page.all(".way .answer")[0].text == "Stopped."
+
+
+def test_nothing_typed_or_uploaded_becomes_markup(page: Page) -> None:
+    before = len(page.all("img, script"))
+    page.make(ATTACK)
+    page.ask(ATTACK)
+    page.upload("<img src=x onerror=document.title=1>.txt", ATTACK.encode())
+    page.submit()
+    page.open()
+    assert len(page.all("img, script")) == before
+    assert page.driver.title == "genadapter playground"
+
+
+def test_history_labels_deletes_and_survives_a_reload(page: Page) -> None:
+    made = page.make("To be deleted.")
+    page.until(lambda: page.all(f"li[data-id={made}][aria-current=true]"))
+    field = page.all(f"li[data-id={made}] input")[0]
+    field.clear()
+    field.send_keys("My label", Keys.TAB)
+    page.open()
+    page.until(lambda: page.all(f"li[data-id={made}]"))
+    row = page.all(f"li[data-id={made}]")[0]
+    assert row.find_element(By.TAG_NAME, "input").get_attribute("value") == "My label"
+    use, _, delete = row.find_elements(By.TAG_NAME, "button")
+    use.click()
+    assert page.text("adapter-id") == made
+    delete.click()
+    assert delete.text == "Really delete?"
+    delete.click()
+    page.until(lambda: not page.all(f"li[data-id={made}]"))
+    assert not page.find("adapter-card").is_displayed()
+
+
+def test_a_wrong_key_then_the_right_one(driver: Any, start_service: StartService, tmp_path: Path, page: Page) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"keys": [{"name": "a", "tenant": "a", "sha256": hash_key("right")}]}))
+    locked = Page(driver, start_service(api_keys_file=keys).url, tmp_path)
+    locked.open()
+    locked.until(lambda: locked.text("key-error") == "This service asks for an API key.")
+    locked.write("key", "wrong" + Keys.TAB)
+    locked.until(lambda: locked.text("key-error") == "The service does not know this API key.")
+    locked.write("key", "right" + Keys.TAB)
+    locked.until(lambda: not locked.find("key-error").is_displayed() and locked.find("history-none").is_displayed())
+    locked.make("A text of a known caller.")
+    assert "$GENADAPTER_API_KEY" in locked.text("code-text")
+    assert "right" not in locked.text("code-text")
+    assert driver.execute_script("return localStorage.length + document.cookie.length") == 0
+
+
+def test_a_service_that_is_away_is_told_in_words(page: Page) -> None:
+    page.write("text", "Anything.")
+    page.driver.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
+    page.find("make-button").click()
+    page.until(lambda: page.text("make-error").startswith("The service does not answer."))
+
+
+def test_a_narrow_screen_and_both_themes(page: Page) -> None:
+    page.make("word" * 200)
+    page.ask("word" * 200)
+    backgrounds = set()
+    for scheme in ("light", "dark"):
+        look(page.driver, PHONE, scheme)
+        assert page.driver.execute_script("return document.documentElement.scrollWidth") <= PHONE
+        backgrounds.add(page.driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(backgrounds) == 2
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (PHONE, "dark")])
+def test_accessibility(page: Page, width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_core_python", reason="the check needs the Python package axe-core-python")
+    look(page.driver, width, scheme)
+    page.make("For everybody.")
+    page.ask("For whom?")
+    page.driver.execute_script("document.querySelector('details').open = true")
+    page.driver.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text())
+    found = page.driver.execute_async_script("axe.run().then(arguments[0])")["violations"]
+    assert [(item["id"], item["impact"], [node["html"] for node in item["nodes"]]) for item in found] == []
