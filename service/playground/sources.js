@@ -4,16 +4,15 @@ const TURN = /^(system|user|assistant|tool)\s*:\s*/i;
 const TEXT_FILE = /\.(txt|text|md|markdown)$/i;
 
 export const SAMPLE = {
-  label: "The Karsun lighthouse",
+  label: "The glass frogs of Lake Imbari",
   text:
-    "The Karsun lighthouse stands on the island of Veldra, eleven miles off the coast of Norland. It was built in 1874 by the " +
-    "engineer Mathilde Oskarsen after a storm wrecked the steamer Aurelia and drowned forty-two passengers. The tower is made of " +
-    "red granite and rises 58 metres above the sea. Its lamp burned whale oil until 1911, when it was replaced by an electric " +
-    "light that can be seen from thirty kilometres away. The first keeper, Jonas Brekke, lived there with his three daughters " +
-    "for twenty-six years and kept a diary that is now in the maritime museum of Hellborg. Since 1987 the lighthouse has been " +
-    "automatic, and in summer it is open to visitors, who reach it by a ferry that leaves from the village of Sund every " +
-    "Saturday at nine in the morning.",
-  question: "Who built the Karsun lighthouse? Answer with a short phrase.",
+    "The frogs of Lake Imbari are famous for their transparent skin, through which the beating heart can be seen. " +
+    "They were first described in 1931 by the Portuguese zoologist Duarte Fonseca, who mistook them for young toads. " +
+    "Adults weigh less than four grams and live only in the reeds of the northern shore, where the water stays above " +
+    "twenty-two degrees. The male guards the eggs for eighteen days and keeps them wet with his legs. Their greatest " +
+    "enemy is the banded heron. Since a road was built in 2004 the number of frogs has fallen by half, and a " +
+    "foundation led by Amara Keita now breeds them in a former brewery in the town of Leston.",
+  question: "How long does the male guard the eggs? Answer with a short phrase.",
 };
 
 // Each source: {label, text (null when only the service can read it), body, and files or messages}. Throws an Error for people.

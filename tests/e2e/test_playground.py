@@ -107,15 +107,19 @@ class Page:
         return [item["message"] for item in self.driver.get_log("browser") if item["level"] in ("SEVERE", "WARNING")]
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def chromium(profile: Path) -> Any:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     # The driver is named, so that selenium does not go and look for one.
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    driver = chromium(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
 
@@ -156,7 +160,7 @@ def test_from_the_sample_to_three_answers_with_the_keyboard_alone(page: Page) ->
     page.until(lambda: page.text("takeaway"))
     assert [answer.text for answer in page.all(".way .answer")] == ["Hello wörld"] * 3
     assert [facts.text.count("1×") for facts in page.all(".way .facts")] == [1, 1, 1]
-    assert page.all("#history-list input")[0].get_attribute("value") == "The Karsun lighthouse"
+    assert page.all("#history-list input")[0].get_attribute("value") == "The glass frogs of Lake Imbari"
     assert page.complaints() == []
 
 
