@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # Text is first counted in slices where it is longer than this: the tokenizer needs about 100 bytes for each token of
 # a call.
 SLICE_CHARS = 1_000_000
+WAIT_POLICY = "OMP_WAIT_POLICY"
 WARM_UP_TOKENS = 64
 
 
@@ -120,6 +122,9 @@ class TorchBackend:
 
 def load_backend(settings: Settings) -> Backend:
     """Blocking, seconds: reads the checkpoint and the base model. Raises ValueError with the reason in words."""
+    # Before torch loads OpenMP: threads that spin while they wait take the cores from the engine beside us, and with
+    # both spinning on two cores a factorization of 0.4 s was seen to take half a minute.
+    os.environ.setdefault(WAIT_POLICY, "PASSIVE")
     import torch
 
     from generator import load_generator

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.backend import WAIT_POLICY
 from service.launcher import ChildSpec
 from service.settings import Settings, SettingsError
 
@@ -178,7 +179,8 @@ def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) 
             environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         if preload := _preloads():
             environment["LD_PRELOAD"] = preload
-    environment |= os.environ
+    # The generator's OpenMP setting (backend.load_backend) is not for the engine, which has its own (KMP_BLOCKTIME).
+    environment |= {name: value for name, value in os.environ.items() if name != WAIT_POLICY}
     environment["GENADAPTER_REDIS_URL"] = redis_url
     environment["GENADAPTER_GENERATOR"] = str(checkpoint)
     return environment

@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 find_links=$(python3 -m pip config get global.find-links 2>/dev/null || true)
 export UV_FIND_LINKS="${UV_FIND_LINKS:-$find_links}"
+# What is locked stays as it is where it can.
+[ ! -f locks/cpu.txt ] || cp locks/cpu.txt locks/cpu.txt.new
 .venv/bin/uv pip compile -q pyproject.toml --extra cpu --extra dev --override locks/overrides.txt \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
     --no-annotate --no-header --no-emit-index-url -o locks/cpu.txt.new
