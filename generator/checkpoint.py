@@ -41,10 +41,9 @@ class Expander:
         config = self.config
         if u.shape[:2] != (len(config.targets), config.r1) or v.shape[:2] != (len(config.targets), config.r2):
             raise ValueError("the factors' shapes are not this generator's")
-        return {
-            target.name: (u[i].mT.float() @ self.a1[i].float(), self.b[i].float() @ v[i].float())
-            for i, target in enumerate(config.targets)
-        }
+        from generator.factors import expand
+
+        return expand(config.targets, u, v, [a.float() for a in self.a1], [b.float() for b in self.b])
 
 
 def default_checkpoint() -> Path:

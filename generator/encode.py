@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from generator.config import Strategy
-from generator.factors import factorize
+from generator.factors import expand, factorize
 from generator.model import GeneratorNetwork
 
 # LoRA weights by target module: lora_A (k x d_in) and lora_B (d_out x k), or one such pair for each row of a batch.
@@ -35,7 +35,7 @@ class State:
     chunks: int = 0
 
 
-class _Stop(Exception):
+class EndOfPass(Exception):
     """Ends the base model's pass where nothing more is needed."""
 
 
@@ -160,7 +160,7 @@ class Encoder:
                 for index, module in self.network.at_layer(layer):
                     found.append((index, module.state(hidden, embedding[0], mask)))
                 if layer == self.config.last_layer:
-                    raise _Stop
+                    raise EndOfPass
 
             return hook
 
@@ -168,7 +168,7 @@ class Encoder:
         handles = [self._layers[i].register_forward_pre_hook(passing(i), with_kwargs=True) for i in layers]
         try:
             _decoder(self.base)(input_ids=ids, use_cache=False)
-        except _Stop:
+        except EndOfPass:
             pass
         finally:
             for handle in handles:
@@ -184,9 +184,8 @@ class Encoder:
 
 
 def expand_factors(u: Tensor, v: Tensor, network: GeneratorNetwork) -> dict[str, tuple[Tensor, Tensor]]:
-    """lora_A = U^T A1 (k x d_in) and lora_B = B V (d_out x k) of every target. u: M x r1 x k; v: M x r2 x k."""
-    triples = zip(network.config.targets, network.generators, u, v, strict=True)
-    return {t.name: (u_t.mT.to(g.A1) @ g.A1, g.B @ v_t.to(g.B)) for t, g, u_t, v_t in triples}
+    """The LoRA of a network's own factors, where and in what precision the network is. u: M x r1 x k; v: M x r2 x k."""
+    return expand(network.config.targets, u, v, [g.A1 for g in network.generators], [g.B for g in network.generators])
 
 
 @contextmanager

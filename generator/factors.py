@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from generator.config import GeneratorConfig
+from generator.config import GeneratorConfig, TargetModule
 
 # Singular values below this share of the largest are rounding: a document of T tokens gives an S of rank <= T, and the
 # singular vectors of the empty rest are arbitrary (they would make the adapter depend on noise).
@@ -61,3 +63,14 @@ def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor
     # The largest entry of each u is made positive: an eigenvector's sign is otherwise up to the library.
     sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
     return u * sign * kept, v * sign
+
+
+def expand(
+    targets: Sequence[TargetModule], u: Tensor, v: Tensor, a1: Sequence[Tensor], b: Sequence[Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """lora_A = U^T A1 (k x d_in) and lora_B = B V (d_out x k) of every target, as precise as A1 and B.
+
+    u: M x r1 x k; v: M x r2 x k; a1: r1 x d_in and b: d_out x r2 of each target.
+    """
+    parts = zip(targets, u, v, a1, b, strict=True)
+    return {t.name: (u_t.mT.to(a1_t) @ a1_t, b_t @ v_t.to(b_t)) for t, u_t, v_t, a1_t, b_t in parts}

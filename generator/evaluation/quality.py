@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from generator.encode import attached
+from generator.encode import LoraWeights, attached
 from generator.training.data import Passage
 from generator.training.objectives import Prompts
 
 T = TypeVar("T")
-Weights = dict[str, tuple[Tensor, Tensor]]
 # Passages between a document and the one whose adapter serves as "another": far enough to be another article.
 _SHIFT = 7
 
@@ -73,7 +71,7 @@ class Quality:
         self._frozen: Tally | None = None
 
     @torch.inference_mode()
-    def measure(self, adapter: Callable[[list[int]], Weights]) -> Tally:
+    def measure(self, adapter: Callable[[list[int]], LoraWeights]) -> Tally:
         """adapter: token ids of a context -> the LoRA weights of its adapter."""
         tally = Tally()
         shifted = [(index + _SHIFT) % len(self.passages) for index in range(len(self.passages))]
@@ -88,7 +86,7 @@ class Quality:
         tally.sums.update(self._frozen.sums)
         return tally
 
-    def _measure_own(self, tally: Tally, passage: Passage, whole: Weights, half: Weights) -> None:
+    def _measure_own(self, tally: Tally, passage: Passage, whole: LoraWeights, half: LoraWeights) -> None:
         with attached(self.base, whole, self.scaling):
             self._record(tally, "answers", "own", self._answers(passage, []))
             self._record(tally, "reconstruction", "own", [(self.prompts.start, passage.ids)])

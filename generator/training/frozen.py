@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from generator.config import GeneratorConfig
-from generator.encode import LoraWeights, attached, decoder_layers
+from generator.encode import EndOfPass, LoraWeights, attached, decoder_layers
 
 # Tokens (padding included) in one pass, which bounds the activations; and how much longer than its shortest row a pass may be.
 _PASS_TOKENS = 2048
@@ -90,12 +90,12 @@ class FrozenModel:
 
         def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             caught.append(Half(args[0], kwargs))
-            raise _Stop
+            raise EndOfPass
 
         handle = self.layers[self.first].register_forward_pre_hook(hook, with_kwargs=True)
         try:
             self.decoder(input_ids=ids, use_cache=False)
-        except _Stop:
+        except EndOfPass:
             pass
         finally:
             handle.remove()
@@ -136,7 +136,3 @@ def batches(order: list[int], lengths: list[int]) -> list[list[int]]:
                 continue
         result.append([index])
     return result
-
-
-class _Stop(Exception):
-    """Ends a pass early."""
