@@ -126,3 +126,13 @@ def divergence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     student, teacher = F.log_softmax(logits, -1), F.log_softmax(teacher_logits, -1)
     total: Tensor = torch.sum(teacher.exp() * (teacher - student))
     return total
+
+
+def symmetric_divergence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Sum over tokens of KL(teacher || student) + KL(student || teacher). Both T x vocabulary.
+
+    The first alone hardly sees an answer that the teacher thinks unlikely become likely; the second does.
+    """
+    student, teacher = F.log_softmax(logits, -1), F.log_softmax(teacher_logits, -1)
+    total: Tensor = torch.sum((teacher.exp() - student.exp()) * (teacher - student))
+    return total

@@ -162,6 +162,8 @@ class Step:
         ce = objectives.cross_entropy(logits, torch.tensor(row.target, device=logits.device))
         if teacher is None:
             return ce
+        if row.objective == "unrelated_question":
+            return objectives.symmetric_divergence(logits, teacher)
         share = self.settings.objectives.completion_share if row.objective == "completion" else 1.0
         return share * objectives.divergence(logits, teacher) + (1 - share) * ce
 
