@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 from service.backend import BackendHolder
 from service.contextualizer import Contextualizer
-from service.errors import Busy, Unprocessable
+from service.errors import Unprocessable
 from service.ids import WeightOptions, adapter_id
+from service.limits import Limits
 from service.metrics import Metrics
 from service.records import AdapterRecord, checksum
 from service.schemas import ContextualizeTimings
-from service.store import Store
+from service.store import Store, limit_reached
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class CreateRequest:
     ttl_s: float
     strategy: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,12 @@ class Creator:
         contextualizer: Contextualizer,
         holder: BackendHolder,
         model_name: str,
-        max_adapters: int,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._contextualizer = contextualizer
         self._holder = holder
         self._model_name = model_name
-        self._max_adapters = max_adapters
         self._metrics = metrics
         self._in_flight: dict[str, _InFlight] = {}
 
@@ -118,8 +118,7 @@ class Creator:
         self, name: str, request: CreateRequest, ids: list[int], options: WeightOptions, timings: ContextualizeTimings
     ) -> Created:
         backend = self._holder.get()
-        if await self._store.count(request.tenant) >= self._max_adapters:
-            raise Busy(f"You have {self._max_adapters} adapters, which is the limit: delete some first.")
+        await self._check_limits(request)
         encoded = await self._contextualizer.encode(ids, options.strategy)
         now = time.time()
         record = AdapterRecord(
@@ -139,13 +138,20 @@ class Creator:
             metadata=request.metadata,
         )
         with _stopwatch() as store_ms:
-            await self._store.publish(record, encoded.payload)
+            record = await self._store.publish(record, encoded.payload, request.limits)
         stages = {"queue": encoded.queue_ms, "forward": encoded.forward_ms, "factorize": encoded.factorize_ms}
         timings = timings.model_copy(update={**stages, "store": timings.store + store_ms()})
         self._metrics.adapters.labels("created").inc()
         self._metrics.document_tokens.observe(record.tokens)
         self._metrics.adapter_bytes.observe(record.bytes)
         return Created(record, False, self._observed(timings))
+
+    async def _check_limits(self, request: CreateRequest) -> None:
+        """Before the work; the store holds to the limits when it publishes. Raises LimitReached."""
+        if request.limits is not None:
+            usage = await self._store.usage(request.tenant)
+            if usage.reached(request.limits):
+                raise limit_reached(usage, request.limits)
 
     def _observed(self, timings: ContextualizeTimings) -> ContextualizeTimings:
         for stage, milliseconds in timings.model_dump().items():

@@ -12,6 +12,7 @@ GenadapterError
 ├── UnsupportedType 415
 ├── Unprocessable 422
 ├── Busy 429
+│   └── LimitReached: what a tenant or a key may have
 └── ServerFault 500: what it is told is logged, never shown
     ├── AdapterDamaged
     ├── Unavailable 503
@@ -114,6 +115,11 @@ class Unprocessable(RequestError):
 class Busy(RequestError):
     status, type, code = 429, "rate_limit_error", "busy"
     public = "Too much is waiting already: try again a little later."
+
+
+class LimitReached(Busy):
+    code = "limit_reached"
+    public = "You have as much as you may have: delete something, or wait."
 
 
 class ServerFault(GenadapterError):

