@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from service.commands import adapters
+from service.commands import adapters, keys
 from service.commands.contextualize import contextualize
 from service.commands.doctor import doctor
+from service.commands.evaluation import evaluation
 from service.commands.generate import generate
 from service.commands.serve import serve
-from service.commands.training import bench, evaluation, import_checkpoint, train
+from service.commands.training import bench, import_checkpoint, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +22,7 @@ app.command()(serve)
 app.command()(contextualize)
 app.command()(generate)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(keys.app, name="keys")
 app.command()(doctor)
 app.command()(train)
 app.add_typer(evaluation, name="eval")

@@ -1,42 +1,51 @@
-"""The small, quick measure that training uses: loss per token on held-out documents under four conditions.
+"""The measure that training and `genadapter eval quality` use: held-out documents under four conditions.
 
     closed   no adapter            prompt   the document in the prompt
     own      its adapter           other    another document's adapter
 
-on three texts: answers to questions about the document, the document itself (reconstruction), and its second half given the
-first (completion). "Knowledge recovered" = (other - own) / (closed - prompt) on answers; "harm" = other - closed.
+Loss per token on three texts: answers to questions about the document, the document itself (reconstruction), and its second
+half given the first (completion). "Knowledge recovered" = (other - own) / (closed - prompt) on answers; "harm" = other - closed.
+With a tokenizer's `decode`, answers are generated too: token F1 and exact match, as SQuAD counts them.
 """
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch.nn import functional as F
 
-from generator.encode import LoraWeights, attached
-from generator.training.data import Passage
+from generator.encode import LoraWeights
+from generator.evaluation.answers import exact_match, token_f1
+from generator.evaluation.rows import Row, Rows
+from generator.training.data import Passage, Question
 from generator.training.objectives import Prompts
 
 T = TypeVar("T")
-# Passages between a document and the one whose adapter serves as "another": far enough to be another article.
+AdapterOf = Callable[[list[int]], LoraWeights]
+
+CONDITIONS = ("closed", "prompt", "own", "other")
+# Passages between a document and the one whose adapter serves as "another", at least.
 _SHIFT = 7
+# Passages whose rows share passes; so many adapters, and _SHIFT more, are held at once.
+_TOGETHER = 8
+# The longest generated answer.
+ANSWER_TOKENS = 24
 
 
 @dataclass
 class Tally:
-    """Summed losses (nats) and tokens of each passage, by text and condition."""
+    """For each text and condition: (sum, count) of every passage. Losses are summed in nats and counted in tokens."""
 
     sums: dict[tuple[str, str], list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def mean(self, text: str, condition: str) -> float:
-        """Nats per token."""
+        """Nats per token; of F1 and exact match the mean over questions."""
         parts = self.sums[text, condition]
-        return sum(loss for loss, _ in parts) / max(1, sum(count for _, count in parts))
+        return sum(total for total, _ in parts) / max(1, sum(count for _, count in parts))
 
     @property
     def knowledge_recovered(self) -> float:
@@ -44,14 +53,49 @@ class Tally:
         gap = self.mean("answers", "closed") - self.mean("answers", "prompt")
         return (self.mean("answers", "other") - self.mean("answers", "own")) / gap if gap else 0.0
 
-    def subset(self, passages: list[int]) -> Tally:
-        """Of these passages alone (one that is named twice counts twice)."""
-        return Tally({key: [parts[i] for i in passages] for key, parts in self.sums.items()})
-
     def report(self) -> dict[str, float]:
         result = {f"{text}/{condition}": self.mean(text, condition) for text, condition in sorted(self.sums)}
         result["knowledge_recovered"] = self.knowledge_recovered
         return result
+
+
+@dataclass
+class Cell:
+    """Rows of one passage, and the (text, condition, first token) of the tally that their losses belong to."""
+
+    entries: list[tuple[str, str, int]]
+    rows: list[Row]
+    questions: list[Question] = field(default_factory=list)  # what the rows ask, if they ask
+
+
+@dataclass
+class Scorer:
+    """Fills tallies: losses of every cell; generated answers of those that ask, where `decode` (ids -> text) is given."""
+
+    rows: Rows
+    end: int
+    decode: Callable[[list[int]], str] | None = None
+    answer_tokens: int = ANSWER_TOKENS
+
+    def record(self, tally: Tally, cells: list[Cell]) -> None:
+        losses = iter(self.rows.losses([row for cell in cells for row in cell.rows]))
+        for cell in cells:
+            mine = [next(losses) for _ in cell.rows]
+            for text, condition, skip in cell.entries:
+                total = sum(loss[skip:].sum().item() for loss in mine)
+                tally.sums[text, condition].append((total, sum(len(loss) - skip for loss in mine)))
+        if self.decode is not None:
+            self._record_answers(tally, [cell for cell in cells if cell.questions], self.decode)
+
+    def _record_answers(self, tally: Tally, cells: list[Cell], decode: Callable[[list[int]], str]) -> None:
+        prompts = [Row(row.prompt, [], row.adapter) for cell in cells for row in cell.rows]
+        texts = iter(map(decode, self.rows.continuations(prompts, self.answer_tokens, self.end)))
+        for cell in cells:
+            pairs = [(next(texts), question.answers) for question in cell.questions]
+            for text, condition, _ in cell.entries:
+                for name, measure in (("f1", token_f1), ("exact match", exact_match)):
+                    score = sum(measure(answer, gold) for answer, gold in pairs)
+                    tally.sums[f"{text} {name}", condition].append((score, len(pairs)))
 
 
 class Quality:
@@ -65,70 +109,105 @@ class Quality:
         scaling: float,
         questions: int = 2,
         progress: bool = False,
+        decode: Callable[[list[int]], str] | None = None,
     ) -> None:
-        self.base, self.prompts, self.passages, self.scaling = base, prompts, passages, scaling
-        self.questions, self.progress = questions, progress
+        """questions: of a passage, at most; decode: token ids -> text, to have answers generated as well."""
+        self.prompts, self.passages, self.questions, self.progress = prompts, passages, questions, progress
+        self.scorer = Scorer(Rows(base, scaling), prompts.end, decode)
         self._frozen: Tally | None = None
 
     @torch.inference_mode()
-    def measure(self, adapter: Callable[[list[int]], LoraWeights]) -> Tally:
+    def measure(self, adapter: AdapterOf) -> Tally:
         """adapter: token ids of a context -> the LoRA weights of its adapter."""
-        tally = Tally()
-        shifted = [(index + _SHIFT) % len(self.passages) for index in range(len(self.passages))]
-        for passage, other in self._shown(zip(self.passages, shifted, strict=True)):
-            another = self.passages[other]
-            self._measure_own(tally, passage, adapter(passage.ids), adapter(passage.ids[: len(passage.ids) // 2]))
-            # Another document's adapter: questions and text that have nothing to do with it.
-            with attached(self.base, adapter(another.ids), self.scaling):
-                self._record(tally, "answers", "other", self._answers(passage, []))
-                self._record(tally, "unrelated text", "other", [(self.prompts.start, passage.ids)])
+        tally, whole = Tally(), _Recent(adapter, _SHIFT + 2 * _TOGETHER)
+        for indices in self._groups("with adapters"):
+            cells = []
+            for index in indices:
+                passage, another = self.passages[index], self.passages[another_title(self.passages, index)]
+                cells += self._own(passage, whole(passage.ids), adapter(passage.ids[: len(passage.ids) // 2]))
+                cells += self._other(passage, whole(another.ids))
+            self.scorer.record(tally, cells)
         self._frozen = self._frozen or self._measure_frozen()
         tally.sums.update(self._frozen.sums)
         return tally
 
-    def _measure_own(self, tally: Tally, passage: Passage, whole: LoraWeights, half: LoraWeights) -> None:
-        with attached(self.base, whole, self.scaling):
-            self._record(tally, "answers", "own", self._answers(passage, []))
-            self._record(tally, "reconstruction", "own", [(self.prompts.start, passage.ids)])
-        with attached(self.base, half, self.scaling):
-            self._record(tally, "completion", "own", [self._second_half(passage, with_first=False)])
+    def _own(self, passage: Passage, whole: LoraWeights, half: LoraWeights) -> list[Cell]:
+        middle = len(passage.ids) // 2
+        return [
+            self.asked("own", passage, whole),
+            Cell([("reconstruction", "own", 0)], [Row(self.prompts.start, passage.ids, whole)]),
+            Cell([("completion", "own", 0)], [Row(self.prompts.start, passage.ids[middle:], half)]),
+        ]
+
+    def _other(self, passage: Passage, another: LoraWeights) -> list[Cell]:
+        """Another document's adapter: questions and text that have nothing to do with it."""
+        text = Cell([("unrelated text", "other", 0)], [Row(self.prompts.start, passage.ids, another)])
+        return [self.asked("other", passage, another), text]
 
     def _measure_frozen(self) -> Tally:
         tally = Tally()
-        for passage in self._shown(self.passages):
-            self._record(tally, "answers", "closed", self._answers(passage, []))
-            self._record(tally, "answers", "prompt", self._answers(passage, passage.ids))
-            self._record(tally, "reconstruction", "closed", [(self.prompts.start, passage.ids)])
-            self._record(tally, "completion", "closed", [self._second_half(passage, with_first=False)])
-            self._record(tally, "completion", "prompt", [self._second_half(passage, with_first=True)])
-        tally.sums["unrelated text", "closed"] = tally.sums["reconstruction", "closed"]
+        for indices in self._groups("without"):
+            cells = []
+            for passage in (self.passages[index] for index in indices):
+                middle = len(passage.ids) // 2
+                # One reading of the passage says three things: its second half is read after its first.
+                entries = [
+                    ("reconstruction", "closed", 0),
+                    ("unrelated text", "closed", 0),
+                    ("completion", "prompt", middle),
+                ]
+                cells += [
+                    self.asked("closed", passage),
+                    self.asked("prompt", passage, context=passage.ids),
+                    Cell(entries, [Row(self.prompts.start, passage.ids)]),
+                    Cell([("completion", "closed", 0)], [Row(self.prompts.start, passage.ids[middle:])]),
+                ]
+            self.scorer.record(tally, cells)
         return tally
 
-    def _shown(self, passages: Iterable[T]) -> Iterable[T]:
-        if not self.progress:
-            return passages
-        from rich.progress import track
+    def asked(
+        self, condition: str, passage: Passage, adapter: LoraWeights | None = None, context: list[int] | None = None
+    ) -> Cell:
+        """The passage's questions, under one condition."""
+        questions = passage.questions[: self.questions]
+        pairs = [self.prompts.question(question, "phrase", context) for question in questions]
+        return Cell([("answers", condition, 0)], [Row(prompt, target, adapter) for prompt, target in pairs], questions)
 
-        return track(list(passages), description="documents")
-
-    def _answers(self, passage: Passage, context: list[int]) -> list[tuple[list[int], list[int]]]:
-        return [self.prompts.question(q, "phrase", context) for q in passage.questions[: self.questions]]
-
-    def _second_half(self, passage: Passage, with_first: bool) -> tuple[list[int], list[int]]:
-        middle = len(passage.ids) // 2
-        return [*self.prompts.start, *(passage.ids[:middle] if with_first else [])], passage.ids[middle:]
-
-    def _record(self, tally: Tally, text: str, condition: str, rows: list[tuple[list[int], list[int]]]) -> None:
-        loss = sum(score(self.base, prompt, target) for prompt, target in rows)
-        tally.sums[text, condition].append((loss, sum(len(target) for _, target in rows)))
+    def _groups(self, what: str) -> Iterable[range]:
+        starts = range(0, len(self.passages), _TOGETHER)
+        return shown([range(i, min(i + _TOGETHER, len(self.passages))) for i in starts], what, self.progress)
 
 
-def score(base: Any, prompt: list[int], target: list[int]) -> float:
-    """Summed next-token loss (nats) of `target` after `prompt`."""
-    ids = torch.tensor([prompt + target], device=base.device)
-    states = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
-    logits = base.get_output_embeddings()(states).float()
-    return F.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum").item()
+class _Recent:
+    """An adapter is made once for a document that is "own" and soon "another": the latest `size` are kept."""
+
+    def __init__(self, adapter: AdapterOf, size: int) -> None:
+        self.adapter, self.size = adapter, size
+        self._made: OrderedDict[tuple[int, ...], LoraWeights] = OrderedDict()
+
+    def __call__(self, ids: list[int]) -> LoraWeights:
+        key = tuple(ids)
+        made = self._made.pop(key, None)
+        self._made[key] = self.adapter(ids) if made is None else made
+        if len(self._made) > self.size:
+            self._made.popitem(last=False)
+        return self._made[key]
+
+
+def another_title(passages: list[Passage], index: int) -> int:
+    """The passage whose adapter is "another document's": the next of another article (or merely another passage)."""
+    candidates = [(index + shift) % len(passages) for shift in range(_SHIFT, _SHIFT + len(passages))]
+    return next((i for i in candidates if passages[i].title != passages[index].title), candidates[0])
+
+
+def shown(items: list[T], what: str, progress: bool) -> Iterable[T]:
+    """The items, with a progress bar if wanted."""
+    if not progress:
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description=what, console=Console(stderr=True))
 
 
 def held_out(passages: list[Passage], count: int, seed: int = 0, per_title: int = 6, least: int = 1) -> list[Passage]:

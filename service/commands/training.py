@@ -1,18 +1,14 @@
-"""`genadapter train`, `eval` and `import-checkpoint`: the commands that work on generators rather than on adapters."""
+"""`genadapter train`, `bench` and `import-checkpoint`: the commands that work on generators rather than on adapters."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-DEFAULT_DATA = Path("../shared/data")
 EXIT_USAGE = 2
-
-evaluation = typer.Typer(no_args_is_help=True, help="Measure what adapters know.")
 
 
 def train(
@@ -31,33 +27,7 @@ def train(
         settings = TrainingSettings.read(config)
         Trainer(settings, folder or Path("runs") / config.stem).train()
     except (ConfigError, FileNotFoundError) as error:
-        _fail(error)
-
-
-@evaluation.command()
-def quality(
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder; the shipped one by default.")] = None,
-    data: Annotated[Path, typer.Option(help="Folder with qa-squad.jsonl.zst and qa-nq-qed.jsonl.zst.")] = DEFAULT_DATA,
-    limit: Annotated[int, typer.Option(min=8, help="Documents, at most.")] = 200,
-    split: Annotated[str, typer.Option(help="dev or test.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
-) -> None:
-    """Loss on held-out documents: no adapter, document in the prompt, its adapter, another document's adapter.
-
-    Example: genadapter eval quality --limit 50
-    """
-    from generator.checkpoint import CheckpointError, default_checkpoint
-    from generator.evaluation.report import measure
-
-    try:
-        report = measure(checkpoint or default_checkpoint(), data, split, limit, progress=not as_json)
-    except (CheckpointError, FileNotFoundError) as error:
-        _fail(error)
-    text = json.dumps(report, indent=2)
-    if out is not None:
-        out.write_text(text + "\n")
-    print(text if as_json else _table(report))
+        fail(error)
 
 
 def import_checkpoint(
@@ -75,11 +45,11 @@ def import_checkpoint(
     from generator.fastlora import import_fastlora
 
     if strategy not in ("concat", "parallel", "sequential"):
-        _fail(f"--strategy {strategy}: not one of concat, parallel, sequential")
+        fail(f"--strategy {strategy}: not one of concat, parallel, sequential")
     try:
         config = import_fastlora(source, target, base_model, strategy)  # type: ignore[arg-type]
     except (CheckpointError, BaseModelNotFound) as error:
-        _fail(error)
+        fail(error)
     print(f"{target}: {len(config.targets)} adapted modules of {config.base_model}, rank {config.rank}")
 
 
@@ -94,22 +64,11 @@ def bench(
     import subprocess
 
     if importlib.util.find_spec("bench") is None:
-        _fail("the benchmarks are part of the source checkout, and are run there")
+        fail("the benchmarks are part of the source checkout, and are run there")
     modules = [f"bench.{name}" for name in names] if names else ["bench"]
     raise typer.Exit(max(subprocess.run([sys.executable, "-m", module], check=False).returncode for module in modules))
 
 
-def _fail(error: object) -> NoReturn:
+def fail(error: object) -> NoReturn:
     print(f"genadapter: {error}", file=sys.stderr)
     raise typer.Exit(EXIT_USAGE)
-
-
-def _table(report: dict[str, Any]) -> str:
-    lines = [f"{'loss per token':<24}" + "".join(f"{name:>10}" for name in ("closed", "prompt", "own", "other"))]
-    for text, row in report["losses"].items():
-        cells = (f"{row[name]:>10.3f}" if name in row else f"{'':>10}" for name in ("closed", "prompt", "own", "other"))
-        lines.append(f"{text:<24}" + "".join(cells))
-    lines.append("")
-    for name, value in report["summary"].items():
-        lines.append(f"{name:<24}{value['mean']:>10.3f}   95 % interval {value['low']:.3f} .. {value['high']:.3f}")
-    return "\n".join(lines)
