@@ -18,20 +18,29 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.audit import AuditLog
 from service.auth import Authenticator
 from service.backend import Backend, BackendHolder, Identity, load_backend, load_expander, read_identity
 from service.contextualizer import Contextualizer
 from service.creation import Creator
 from service.documents import DocumentParser
 from service.engine import EngineClient
-from service.errors import GenadapterError, MethodNotAllowed, NotFound, RequestError
+from service.errors import (
+    AdapterNotFound,
+    GenadapterError,
+    LimitReached,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    Unauthorized,
+)
 from service.metrics import Metrics
-from service.middleware import BodyLimit, RequestContext
+from service.middleware import BodyLimit, RequestContext, RequestLimit
 from service.resolver import Resolver
 from service.routes import adapters, contextualize, generate, health, openai, playground
 from service.schemas import ContextualizeRequest, GenerateRequest
-from service.services import Services
-from service.settings import Settings
+from service.services import Services, who_asks
+from service.settings import Settings, SettingsError
 from service.store import Store
 from service.validation import explain
 
@@ -71,7 +80,10 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
         app.include_router(openai.router)
     for error, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(error, handler)
-    app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_bytes))
+    app.add_middleware(
+        BodyLimit, max_bytes=int(settings.max_body_bytes), max_held_bytes=int(settings.max_buffered_bytes)
+    )
+    app.add_middleware(RequestLimit, max_requests=settings.max_requests)
     app.add_middleware(RequestContext, metrics=metrics)  # added last: outermost
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     return app
@@ -89,6 +101,8 @@ async def open_services(settings: Settings, loaders: Loaders, metrics: Metrics, 
     """Opens every part; the stack closes them in the opposite order. The generator goes on loading after this
     returns."""
     authenticator = Authenticator(settings.api_keys_file)
+    audit = _open_audit(settings)
+    stack.callback(audit.close)
     store = await _open_store(settings, metrics)
     stack.push_async_callback(store.close)
     engine = _open_engine(settings, metrics)
@@ -103,6 +117,7 @@ async def open_services(settings: Settings, loaders: Loaders, metrics: Metrics, 
         settings=settings,
         identity=identity,
         authenticator=authenticator,
+        audit=audit,
         metrics=metrics,
         store=store,
         resolver=Resolver(store, identity, metrics),
@@ -115,10 +130,18 @@ async def open_services(settings: Settings, loaders: Loaders, metrics: Metrics, 
             holder=holder,
             model_name=settings.model_name,
             metrics=metrics,
+            audit=audit,
         ),
         engine=engine,
         load_expander=partial(loaders.expander, settings),
     )
+
+
+def _open_audit(settings: Settings) -> AuditLog:
+    try:
+        return AuditLog(settings.audit_log, int(settings.audit_log_bytes))
+    except OSError as error:
+        raise SettingsError(f"GENADAPTER_AUDIT_LOG {settings.audit_log} cannot be written: {error.strerror}") from None
 
 
 async def _open_store(settings: Settings, metrics: Metrics) -> Store:
@@ -154,7 +177,18 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         raise error
     if error.status >= 500:
         logger.warning("request %s: %s: %s", request.state.request_id, error.code, error)
+    _audit_refusal(request, error)
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
+
+
+def _audit_refusal(request: Request, error: GenadapterError) -> None:
+    audit: AuditLog = request.app.state.services.audit
+    if isinstance(error, AdapterNotFound):
+        audit.denied(who_asks(request), "someone else's" if error.foreign else "not there", error.adapter_id)
+    elif isinstance(error, Unauthorized):
+        audit.denied(who_asks(request), "no valid key")
+    elif isinstance(error, LimitReached):
+        audit.denied(who_asks(request), "limit")
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

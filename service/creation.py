@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from service.audit import AuditLog, Who
 from service.backend import BackendHolder
 from service.contextualizer import Contextualizer
 from service.errors import Unprocessable
@@ -27,6 +28,7 @@ class CreateRequest:
     strategy: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     limits: Limits | None = None
+    who: Who | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,14 @@ class Creator:
         holder: BackendHolder,
         model_name: str,
         metrics: Metrics,
+        audit: AuditLog,
     ) -> None:
         self._store = store
         self._contextualizer = contextualizer
         self._holder = holder
         self._model_name = model_name
         self._metrics = metrics
+        self._audit = audit
         self._in_flight: dict[str, _InFlight] = {}
 
     async def create(self, request: CreateRequest, parse_ms: float) -> Created:
@@ -90,7 +94,7 @@ class Creator:
             await self._join(name, self._in_flight[name])
             existing = await self._reuse(name, request)
         if existing is not None:
-            self._metrics.adapters.labels("reused").inc()
+            self._note("reused", request, existing)
             return Created(existing, True, self._observed(timings))
         made = _InFlight(asyncio.create_task(self._make(name, request, ids, options, timings)))
         self._in_flight[name] = made
@@ -141,10 +145,16 @@ class Creator:
             record = await self._store.publish(record, encoded.payload, request.limits)
         stages = {"queue": encoded.queue_ms, "forward": encoded.forward_ms, "factorize": encoded.factorize_ms}
         timings = timings.model_copy(update={**stages, "store": timings.store + store_ms()})
-        self._metrics.adapters.labels("created").inc()
+        self._note("created", request, record)
         self._metrics.document_tokens.observe(record.tokens)
         self._metrics.adapter_bytes.observe(record.bytes)
         return Created(record, False, self._observed(timings))
+
+    def _note(self, outcome: str, request: CreateRequest, record: AdapterRecord) -> None:
+        self._metrics.adapters.labels(outcome).inc()
+        if request.who is not None:
+            facts = {"bytes": record.bytes, "tokens": record.tokens, "expires_at": int(record.expires_at)}
+            self._audit.write(outcome, request.who, record.id, parent=record.parent, **facts)
 
     async def _check_limits(self, request: CreateRequest) -> None:
         """Before the work; the store holds to the limits when it publishes. Raises LimitReached."""

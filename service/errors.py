@@ -81,6 +81,18 @@ class AdapterNotFound(NotFound):
     code = "adapter_not_found"
     public = "No such adapter: it was never made, has expired or was deleted. Make it again with POST /contextualize."
 
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        adapter_id: str | None = None,
+        foreign: bool = False,
+    ) -> None:
+        """`adapter_id` and `foreign` (somebody else's) are for the audit log alone."""
+        super().__init__(message, param=param)
+        self.adapter_id, self.foreign = adapter_id, foreign
+
 
 class ModelNotFound(NotFound):
     code = "model_not_found"

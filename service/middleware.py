@@ -1,4 +1,4 @@
-"""What wraps every request: its id, its metrics, the last catch of errors, and the limit on body bytes."""
+"""What wraps every request: its id, its metrics, the last catch of errors, and the limits on requests and body bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import GenadapterError, ServerFault, TooLarge
+from service.errors import Busy, GenadapterError, ServerFault, TooLarge
 from service.metrics import Metrics
 
 logger = logging.getLogger("service.requests")
@@ -24,6 +24,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # to here.
 DRAIN_BYTES = 256 * 1024**2
 DRAIN_S = 10.0
+# Those who look after the service are answered however busy it is.
+UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
+BUSY_WAIT_S = 1.0
 
 
 def error_message(error: GenadapterError) -> list[Message]:
@@ -85,11 +88,32 @@ class RequestContext:
         logger.debug("%s %s %s %.0f ms %s", method, path, status, seconds * 1000, request_id)
 
 
-class BodyLimit:
-    """Counts the bytes that arrive, whatever the headers promised."""
+class RequestLimit:
+    """Bounds what runs at once, and with it all that a request takes: memory, tasks, connections."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_requests: int) -> None:
+        self.app, self.max_requests = app, max_requests
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in UNCOUNTED:
+            await self.app(scope, receive, send)
+            return
+        if self._running >= self.max_requests:
+            raise Busy(retry_after_s=BUSY_WAIT_S)
+        self._running += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._running -= 1
+
+
+class BodyLimit:
+    """Counts the bytes that arrive, whatever the headers promised: of this body, and of all whose requests still run."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_held_bytes: int) -> None:
+        self.app, self.max_bytes, self.max_held_bytes = app, max_bytes, max_held_bytes
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,13 +132,20 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                received += size
+                self._held += size
                 if received > self.max_bytes:
                     await _drain(receive)
                     raise self._too_large()
+                if self._held > self.max_held_bytes:
+                    raise Busy(retry_after_s=BUSY_WAIT_S)
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= received
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is longer than the {self.max_bytes} bytes that are taken: send less, or split it.")

@@ -63,7 +63,7 @@ class Resolver:
             return record
         if record is None or record.tenant != tenant:
             self._verified.pop(key, None)
-            raise AdapterNotFound(param=param)
+            raise AdapterNotFound(param=param, adapter_id=adapter_id, foreign=record is not None)
         self._verified[key] = (record, time.monotonic() + REMEMBERED_S)
         self._verified.move_to_end(key)
         if len(self._verified) > REMEMBERED:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from service.auth import Authenticator
+from service.audit import AuditLog, Who
+from service.auth import Authenticator, Key
 from service.backend import BackendHolder, Identity
 from service.contextualizer import Contextualizer
 from service.creation import Creator
 from service.documents import DocumentParser
 from service.engine import EngineClient
 from service.errors import GenadapterError
+from service.limits import Limits
 from service.metrics import Metrics
 from service.resolver import Resolver
 from service.settings import Settings
@@ -27,6 +29,7 @@ class Services:
     settings: Settings
     identity: Identity
     authenticator: Authenticator
+    audit: AuditLog
     metrics: Metrics
     store: Store
     resolver: Resolver
@@ -87,9 +90,39 @@ def get_services(request: Request) -> Services:
     return services
 
 
-def get_tenant(request: Request, services: Annotated[Services, Depends(get_services)]) -> str:
-    return services.authenticator.tenant(request.headers.get("authorization"))
-
-
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose request it is, and what its tenant may keep."""
+
+    tenant: str
+    who: Who
+    limits: Limits
+
+
+def who_asks(request: Request) -> Who:
+    """As far as it is known: nobody's before the key was found good."""
+    key: Key | None = getattr(request.state, "key", None)
+    return Who(key.tenant if key else None, key.name if key else None, request.state.request_id)
+
+
+async def get_caller(request: Request, services: ServicesDep) -> AsyncIterator[Caller]:
+    """Raises Unauthorized, LimitReached. The request counts as its key's until the last byte of the answer."""
+    key = services.authenticator.caller(request.headers.get("authorization"))
+    request.state.key = key
+    settings, own = services.settings, key.limits
+    limits = Limits(settings.max_adapters, int(settings.max_adapter_bytes)).narrowed(own.max_adapters, own.max_bytes)
+    with services.authenticator.in_flight(key):
+        yield Caller(key.tenant, who_asks(request), limits)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def get_tenant(caller: CallerDep) -> str:
+    return caller.tenant
+
+
 TenantDep = Annotated[str, Depends(get_tenant)]

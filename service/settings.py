@@ -104,7 +104,14 @@ class Settings(BaseSettings):
     max_ttl: Duration = timedelta(days=365)
     max_body_bytes: ByteSize = Field(ByteSize(32 * MIB), ge=1024)
     max_files: int = Field(16, ge=1, le=1000)
+    max_requests: int = Field(2048, ge=1, description="Requests of all kinds that run at once")
+    max_buffered_bytes: ByteSize = Field(
+        ByteSize(1024 * MIB), ge=MIB, description="Of the bodies of all requests that run at once"
+    )
     max_adapters: int = Field(100_000, ge=1, description="Live adapters per tenant")
+    max_adapter_bytes: ByteSize = Field(
+        ByteSize(64 * 1024 * MIB), ge=1, description="Of a tenant's live adapters together, in the store"
+    )
     max_document_tokens: int = Field(32_768, ge=1)
     max_queue: int = Field(64, ge=1, description="Documents that wait for the generator before new ones are refused")
     max_batch_tokens: int = Field(8_192, ge=1, description="Tokens that go through the base model in one pass")
@@ -118,6 +125,8 @@ class Settings(BaseSettings):
     shutdown_grace: Duration = timedelta(seconds=30)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    audit_log: Path | None = Field(None, description="File of the audit log; standard error when unset")
+    audit_log_bytes: ByteSize = Field(ByteSize(64 * MIB), ge=64 * 1024, description="Size at which it is rotated")
 
     @model_validator(mode="before")
     @classmethod
@@ -137,6 +146,8 @@ class Settings(BaseSettings):
             raise ValueError("ROLES is empty: write contextualize, generate or both, separated by a comma")
         if self.default_ttl > self.max_ttl:
             raise ValueError("DEFAULT_TTL is longer than MAX_TTL")
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise ValueError("MAX_BUFFERED_BYTES must be at least MAX_BODY_BYTES")
         if self.max_cpu_loras < self.max_loras:
             raise ValueError("MAX_CPU_LORAS must be at least MAX_LORAS")
         if not (self.is_loopback or self.api_keys_file or self.allow_anyone_to_use_this_service):

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Response
 from service.errors import AdapterDamaged, AdapterMismatch, AdapterNotFound, NotFound
 from service.routes.documented import OF_ADAPTER, READS, error_responses
 from service.schemas import AdapterList, AdapterOut
-from service.services import ServicesDep, TenantDep
+from service.services import CallerDep, ServicesDep, TenantDep
 from service.store import LIST_LIMIT
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
@@ -45,17 +45,22 @@ async def list_adapters(
 async def show_adapter(adapter_id: str, services: ServicesDep, tenant: TenantDep) -> dict[str, Any]:
     record = await services.store.get(adapter_id)
     if record is None or record.tenant != tenant:
-        raise AdapterNotFound(param="id")
+        raise AdapterNotFound(param="id", adapter_id=adapter_id, foreign=record is not None)
     return record.public()
 
 
 @router.delete("/{adapter_id}", status_code=204, responses=error_responses(*OF_ADAPTER))
-async def delete_adapter(adapter_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
+async def delete_adapter(adapter_id: str, services: ServicesDep, caller: CallerDep) -> Response:
     """Gone from the store at once; the engine's copies follow within seconds, and answer nobody meanwhile."""
-    if not await services.store.delete(adapter_id, tenant):
-        raise AdapterNotFound(param="id")
-    services.resolver.forget(adapter_id, tenant)
+    record = await services.store.get(adapter_id)
+    if record is None or record.tenant != caller.tenant:
+        raise AdapterNotFound(param="id", adapter_id=adapter_id, foreign=record is not None)
+    removed = await services.store.delete(adapter_id, caller.tenant)
+    if removed is None:
+        raise AdapterNotFound(param="id", adapter_id=adapter_id)
+    services.resolver.forget(adapter_id, caller.tenant)
     services.metrics.adapters.labels("deleted").inc()
+    services.audit.write("deleted", caller.who, adapter_id, bytes=record.bytes, removed={"store": removed})
     return Response(status_code=204)
 
 

@@ -20,7 +20,7 @@ from service.errors import BadRequest, DeadlinePassed, TooLarge, Unprocessable, 
 from service.prompts import Document, conversation_text, documents_text
 from service.routes.documented import CREATES, error_responses, json_body
 from service.schemas import ContextualizeOptions, ContextualizeRequest, ContextualizeResponse
-from service.services import Services, ServicesDep, TenantDep
+from service.services import CallerDep, Services, ServicesDep
 from service.validation import JSON_TYPES, media_type, parse_body, parse_fields
 
 router = APIRouter(tags=["adapters"])
@@ -44,14 +44,22 @@ END_BYTES = 16
     },
     openapi_extra=json_body(ContextualizeRequest, multipart=True),
 )
-async def contextualize(request: Request, services: ServicesDep, tenant: TenantDep) -> Response:
+async def contextualize(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Reads a document once and keeps what it says as weights. The same request again gives the same adapter, at
     once."""
     try:
         async with asyncio.timeout(services.settings.contextualize_deadline.total_seconds()):
             begin = time.perf_counter()
             text, options = await _read(request, services)
-            wanted = CreateRequest(tenant, text, _ttl_s(options, services), options.strategy, options.metadata)
+            wanted = CreateRequest(
+                caller.tenant,
+                text,
+                _ttl_s(options, services),
+                options.strategy,
+                options.metadata,
+                limits=caller.limits,
+                who=caller.who,
+            )
             parse_ms = (time.perf_counter() - begin) * 1000
             created = await while_connected(request, services.creator.create(wanted, parse_ms))
     except TimeoutError:

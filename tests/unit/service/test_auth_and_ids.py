@@ -26,8 +26,8 @@ def test_keys_name_tenants(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     write(path, key1="acme", key2="beta")
     authenticator = Authenticator(path)
-    assert authenticator.tenant("Bearer key1") == "acme"
-    assert authenticator.tenant("bearer  key2") == "beta"
+    assert authenticator.caller("Bearer key1").tenant == "acme"
+    assert authenticator.caller("bearer  key2").tenant == "beta"
     for header in (
         None,
         "",
@@ -40,8 +40,8 @@ def test_keys_name_tenants(tmp_path: Path) -> None:
         "Bearer key1 key2",
     ):
         with pytest.raises(Unauthorized):
-            authenticator.tenant(header)
-    assert Authenticator(None).tenant("Bearer whatever") == DEFAULT_TENANT
+            authenticator.caller(header)
+    assert Authenticator(None).caller("Bearer whatever").tenant == DEFAULT_TENANT
 
 
 def test_a_changed_file_is_read_again_and_a_broken_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,12 +50,12 @@ def test_a_changed_file_is_read_again_and_a_broken_one_is_not(tmp_path: Path, mo
     write(path, key1="acme")
     authenticator = Authenticator(path)
     path.write_text("{")
-    assert authenticator.tenant("Bearer key1") == "acme"
+    assert authenticator.caller("Bearer key1").tenant == "acme"
     write(path, key2="beta")
     os.utime(path, (1, 1))
-    assert authenticator.tenant("Bearer key2") == "beta"
+    assert authenticator.caller("Bearer key2").tenant == "beta"
     with pytest.raises(Unauthorized):
-        authenticator.tenant("Bearer key1")
+        authenticator.caller("Bearer key1")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What the audit log of a running service says, and what no log ever says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.auth import hash_key
+from tests.contract.conftest import StartService
+from tests.contract.test_errors import check
+
+SECRET = "the-combination-is-4711"
+
+
+def test_events_of_an_adapters_life(
+    start_service: StartService, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, audit = tmp_path / "keys.json", tmp_path / "audit.log"
+    names = {"laptop": "acme", "intruder": "beta"}
+    entries = [{"name": name, "tenant": tenant, "sha256": hash_key(f"key-{name}")} for name, tenant in names.items()]
+    keys.write_text(json.dumps({"keys": entries}))
+    caplog.set_level("DEBUG")
+    service = start_service(api_keys_file=keys, audit_log=audit)
+
+    def ask(key: str, method: str, path: str, **options: object) -> httpx.Response:
+        headers = {"Authorization": f"Bearer key-{key}", "x-request-id": f"{key}-{method}"}
+        return service.client.request(method, path, headers=headers, **options)  # type: ignore[arg-type]
+
+    body = {"text": SECRET, "metadata": {"note": SECRET}}
+    made = ask("laptop", "POST", "/contextualize", json=body).json()["id"]
+    ask("laptop", "POST", "/contextualize", json=body)
+    ask("intruder", "POST", "/generate", json={"adapter_id": made, "prompt": SECRET})
+    ask("intruder", "GET", f"/adapters/{made}")
+    ask("laptop", "GET", "/adapters/" + SECRET)
+    ask("wrong", "GET", "/adapters")
+    assert ask("laptop", "DELETE", f"/adapters/{made}").status_code == 204
+
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(line["event"], line["tenant"], line["adapter"], line.get("reason")) for line in lines] == [
+        ("created", "acme", made, None),
+        ("reused", "acme", made, None),
+        ("denied", "beta", made, "someone else's"),
+        ("denied", "beta", made, "someone else's"),
+        ("denied", "acme", None, "not there"),
+        ("denied", None, None, "no valid key"),
+        ("deleted", "acme", made, None),
+    ]
+    assert lines[0]["key"] == "laptop"
+    assert lines[0]["request_id"] == "laptop-POST"
+    assert lines[-1]["removed"]["store"] == {"meta": 1, "factors": 1, "index": 1}
+    logged = "\n".join(
+        record.getMessage() for record in caplog.records if record.name.startswith(("service", "uvicorn"))
+    )
+    for said in (audit.read_text(), logged, service.client.get("/metrics").text):
+        assert SECRET not in said
+        assert "key-laptop" not in said
+        assert hash_key("key-laptop") not in said
+
+
+def test_limits_of_tenants_and_keys(start_service: StartService, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    limits = {"many": {}, "few": {"max_adapters": 2}, "small": {"max_bytes": 10}}
+    entries = [
+        {"name": name, "tenant": f"limited-{name}", "sha256": hash_key(name), "limits": own}
+        for name, own in limits.items()
+    ]
+    keys.write_text(json.dumps({"keys": entries}))
+    service = start_service(api_keys_file=keys, max_adapters=3)
+
+    def create(key: str, text: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        return service.client.post("/contextualize", json={"text": text, "ttl_seconds": 60}, headers=headers)
+
+    for key, allowed in (("many", 3), ("few", 2), ("small", 0)):
+        for number in range(allowed):
+            assert create(key, f"document {number}").status_code == 201
+        refused = create(key, "one too many")
+        assert check(refused, 429)["code"] == "limit_reached"
+        assert int(refused.headers["retry-after"]) <= (60 if allowed else 3600)
+    assert create("few", "document 0").status_code == 200, "what there is may be asked for again"
+
+
+def test_too_much_at_once_is_busy(start_service: StartService) -> None:
+    service = start_service(max_requests=1, max_body_bytes=1 << 20, max_buffered_bytes=1 << 20)
+    service.backend.open.clear()
+    with httpx.Client(base_url=service.url, timeout=30) as other:
+        waiting = threading.Thread(target=lambda: other.post("/contextualize", json={"text": "held for a while"}))
+        waiting.start()
+        try:
+            while "genadapter_requests_in_flight 2.0" not in service.client.get("/metrics").text:
+                pass
+            check(service.client.get("/adapters"), 429)
+            assert service.client.get("/healthz").status_code == 200
+        finally:
+            service.backend.open.set()
+            waiting.join()
+    assert service.client.get("/adapters").status_code == 200
