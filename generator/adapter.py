@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from generator.encode import State
 
 FORMAT = "genadapter-adapter-1"
-_HEADER_KEY = "genadapter"
+HEADER_KEY = "genadapter"
 _HEADER_LENGTH_BYTES = 8  # safetensors: a little-endian u64, then so many bytes of JSON
 _MAX_HEADER_BYTES = 1 << 20
 
@@ -105,33 +105,34 @@ class Adapter:
             "scaling": repr(self.scaling),
             "tokens": str(self.tokens),
             "chunks": str(self.chunks),
-            "sha256": _checksum(u, v),
+            "sha256": checksum(u, v),
         }
         # One entry: safetensors writes several in random order, and the same document shall give the same bytes.
-        return save({"U": u, "V": v}, metadata={_HEADER_KEY: json.dumps(header)})
+        return save({"U": u, "V": v}, metadata={HEADER_KEY: json.dumps(header)})
 
 
-def _checksum(u: Tensor, v: Tensor) -> str:
+def checksum(*tensors: Tensor) -> str:
+    """SHA-256 (hex) over shapes and bytes."""
     import torch
 
     digest = hashlib.sha256()
-    for factor in (u, v):
-        digest.update(json.dumps([list(factor.shape)]).encode())
-        digest.update(factor.view(torch.uint8).numpy().tobytes())
+    for tensor in tensors:
+        digest.update(json.dumps([list(tensor.shape)]).encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def read_header(data: bytes) -> dict[str, str]:
-    """What an adapter's bytes say of themselves, read without torch. Raises `DamagedAdapter`."""
+def read_header(data: bytes, kind: str = FORMAT) -> dict[str, str]:
+    """What an adapter's (or a state's) bytes say of themselves, read without torch. Raises `DamagedAdapter`."""
     try:
         length = int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
         if not 2 <= length <= _MAX_HEADER_BYTES:
             raise DamagedAdapter("the header's length makes no sense")
         header = json.loads(data[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length])
-        metadata = json.loads(header["__metadata__"][_HEADER_KEY])
-    except (ValueError, KeyError, TypeError) as error:
+        metadata = json.loads(header["__metadata__"][HEADER_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedAdapter("the bytes are not an adapter") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise DamagedAdapter("the bytes are not an adapter of this format")
     return metadata
 
@@ -147,7 +148,7 @@ def read_factors(data: bytes) -> tuple[Tensor, Tensor]:
         u, v = tensors["U"], tensors["V"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise DamagedAdapter("the adapter's tensors cannot be read") from error
-    if _checksum(u, v) != header.get("sha256"):
+    if checksum(u, v) != header.get("sha256"):
         raise DamagedAdapter("the adapter's checksum is wrong")
     return u.float(), v.float()
 

@@ -80,18 +80,16 @@ class Encoder:
         self,
         documents: Sequence[Sequence[int]],
         strategy: Strategy,
-        states: Sequence[State] | None = None,
+        states: Sequence[State | None] | None = None,
         on_chunk: Callable[[], None] | None = None,
     ) -> list[State]:
         """States of several documents, each as it would be alone.
 
-        `states`: continue from these (left unchanged). `on_chunk` is called before each pass; what it raises ends the work.
+        `states`: continue from these (left unchanged; None: from nothing). `on_chunk` is called before each pass; what it
+        raises ends the work.
         """
-        started = (
-            [State(s.s.clone(), s.tokens, s.chunks) for s in states]
-            if states
-            else [self.empty_state() for _ in documents]
-        )
+        before = states or [None] * len(documents)
+        started = [self.empty_state() if s is None else State(s.s.clone(), s.tokens, s.chunks) for s in before]
         window = self.config.window if strategy != "concat" else max(map(len, documents), default=1) or 1
         chunks = [cut(document, window) for document in documents]
         if strategy == "sequential":

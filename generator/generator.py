@@ -17,6 +17,7 @@ from generator.config import GeneratorConfig, Strategy
 from generator.encode import Encoder, State, cut, decoder_layers
 from generator.factors import factorize
 from generator.model import GeneratorNetwork
+from generator.state import state_from_bytes, state_to_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,7 @@ class Generator:
         self,
         documents: Sequence[Sequence[int]],
         strategy: Strategy | None = None,
-        states: Sequence[State] | None = None,
+        states: Sequence[State | None] | None = None,
         on_chunk: Callable[[], None] | None = None,
     ) -> list[State]:
         """The one forward pass: the state of each document (see `Encoder.encode`). Raises ValueError, `ContextTooLong`."""
@@ -80,6 +81,15 @@ class Generator:
             u, v = factorize(state.s, self.config)
             adapters.append(Adapter(u.cpu(), v.cpu(), self.expander, state.tokens, state.chunks, state))
         return adapters
+
+    def state_to_bytes(self, state: State) -> bytes:
+        """What `encode(..., states=)` needs to go on later."""
+        return state_to_bytes(state, self.fingerprint)
+
+    def state_from_bytes(self, data: bytes) -> State:
+        """Raises `DamagedAdapter`; ValueError for another generator's."""
+        state = state_from_bytes(data, self.config, self.fingerprint)
+        return State(state.s.to(self.encoder.device), state.tokens, state.chunks)
 
     @overload
     def contextualize(self, token_ids: list[int] | Tensor, strategy: Strategy | None = None) -> Adapter: ...

@@ -34,6 +34,12 @@ ARCHITECTURES: dict[str, type[PretrainedConfig]] = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Matrices of 32 columns: a second thread costs more than it brings."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """architecture -> folder of a random model of 3 layers, width 32."""
