@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import PurePath
+from typing import Any
 
 from service.errors import Busy, Unprocessable, UnsupportedType
+from service.parse_document import MAX_OUTPUT_BYTES
 from service.prompts import Document
 
 logger = logging.getLogger(__name__)
@@ -46,8 +49,10 @@ TEXT_CONTROLS = frozenset("\t\n\x0b\x0c\r\x1b\x85")
 MAX_WAITING = 64
 # Wall time beyond the parser's own limit before the child is killed: its start.
 START_ALLOWANCE_S = 5.0
-# The child's JSON of the longest text that it gives, escapes included.
 EXIT_ALLOWANCE_S = 2.0
+READ_BYTES = 1 << 16
+# Of the service's environment, which holds its secrets, the child sees what it needs to start.
+PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 MAX_NAME = 200
 
 Observer = Callable[[str, str], None]
@@ -114,6 +119,12 @@ class DocumentParser:
         finally:
             self._observe(kind, outcome)
 
+    async def confinement(self) -> list[str]:
+        """The layers that hold a child on this machine (`service/sandbox.py`); none when it cannot be started."""
+        output = await self._run_child("check", "check", b"")
+        layers: Any = output.get("layers")
+        return list(layers or [])
+
     async def _in_child(self, kind: str, name: str, data: bytes) -> str:
         if kind == "html" and b"\x00" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise UnsupportedType(f"'{_shown(name)}' is binary, not HTML.", param="file")
@@ -131,23 +142,12 @@ class DocumentParser:
         raise error(f"'{_shown(name)}' cannot be used: {output['message']}.", param="file")
 
     async def _run_child(self, kind: str, name: str, data: bytes) -> dict[str, str]:
-        child = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "service.parse_document",
-                kind,
-                str(self._memory_bytes),
-                str(int(self._timeout_s) + 1),
-            ),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C for the service is not for the child
-        )
+        child = await self._start_child(kind)
+        output = b""
         try:
             async with asyncio.timeout(self._timeout_s + START_ALLOWANCE_S):
-                output, _ = await child.communicate(data)
+                output = await _exchange(child, data)
+                await child.wait()
         except TimeoutError:
             raise Unprocessable(
                 f"'{_shown(name)}' could not be read within {self._timeout_s:.0f} seconds: send a simpler one.",
@@ -167,3 +167,44 @@ class DocumentParser:
             f"'{_shown(name)}' cannot be read: it is broken, or needs more memory or time than is allowed.",
             param="file",
         )
+
+    async def _start_child(self, kind: str) -> asyncio.subprocess.Process:
+        limits = (str(self._memory_bytes), str(int(self._timeout_s) + 1))
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # no module from the working folder
+            "-m",
+            "service.parse_document",
+            kind,
+            *limits,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ},
+            start_new_session=True,  # a Ctrl-C for the service is not for the child
+        )
+
+
+async def _exchange(child: asyncio.subprocess.Process, data: bytes) -> bytes:
+    """Gives the child its file and takes what it says, which is empty when it says more than it should."""
+    assert child.stdin is not None  # they are pipes
+    assert child.stdout is not None
+    feeding = asyncio.create_task(_feed(child.stdin, data))
+    said = bytearray()
+    try:
+        while chunk := await child.stdout.read(READ_BYTES):
+            said += chunk
+            if len(said) > MAX_OUTPUT_BYTES:
+                child.kill()
+                return b""
+        return bytes(said)
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _feed(stream: asyncio.StreamWriter, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stream.write(data)
+        await stream.drain()
+        stream.close()

@@ -4,19 +4,22 @@
 
 The file comes on standard input; a JSON object goes to standard output: `{"text": ...}`, or
 `{"error": ..., "message": ...}` with the error `unsupported` or `unreadable`.
+With the kind `check`: the layers that confine it (`service/sandbox.py`).
 Nothing is fetched, nothing is written. Loads neither torch nor the web framework.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
-import resource
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from service.sandbox import confine, limit_resources
 
 # A book has some hundreds of pages; a PDF of a few kilobytes can claim millions.
 MAX_PAGES = 10_000
@@ -25,8 +28,9 @@ MAX_UNPACKED_BYTES = 256 * 1024**2
 MAX_ZIP_ENTRIES = 10_000
 MAX_TABLE_DEPTH = 8
 # Far more than any token limit lets through; bounds what the parent reads.
-MAX_TEXT_CHARS = 64 * 1024**2
-OPEN_FILES = 64
+MAX_TEXT_CHARS = 32 * 1024**2
+# In UTF-8, with the longest escape of JSON for each.
+MAX_OUTPUT_BYTES = 6 * MAX_TEXT_CHARS + 1024
 
 DROPPED_TAGS = ("script", "style", "noscript", "template", "svg", "iframe", "object", "head", "canvas")
 BLOCK_TAGS = re.compile(
@@ -146,30 +150,33 @@ def _limited(parts: Iterator[str]) -> Iterator[str]:
 
 
 PARSERS: dict[str, Callable[[bytes], str]] = {"pdf": pdf_text, "docx": docx_text, "html": html_text}
-
-
-def limit_resources(memory_bytes: int, cpu_s: int) -> None:
-    """What a hostile file can take: memory, processor time, open files; no file can grow."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+# Loaded before the doors close: shared libraries and what they look for at their start.
+LIBRARIES = {"pdf": ["pypdfium2"], "docx": ["docx"], "html": ["bs4", "lxml.etree", "lxml.html"], "check": []}
 
 
 def main() -> None:
     kind, memory_bytes, cpu_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    for name in LIBRARIES[kind]:
+        importlib.import_module(name)
     limit_resources(memory_bytes, cpu_s)
+    layers = confine()
+    sys.stdout.buffer.write(
+        json.dumps({"layers": layers} if kind == "check" else _result(kind), ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )
+    )
+
+
+def _result(kind: str) -> dict[str, str]:
     try:
-        result = {"text": PARSERS[kind](sys.stdin.buffer.read())}
+        return {"text": PARSERS[kind](sys.stdin.buffer.read())}
     except Unsupported as error:
-        result = {"error": "unsupported", "message": str(error)}
+        return {"error": "unsupported", "message": str(error)}
     except (Unreadable, RecursionError) as error:
-        result = {
+        return {
             "error": "unreadable",
             "message": str(error) if isinstance(error, Unreadable) else "it is nested too deeply",
         }
-    sys.stdout.write(json.dumps(result))
 
 
 if __name__ == "__main__":
