@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from service.errors import GeneratorUnavailable, TooLarge
+from service.errors import AdapterDamaged, GeneratorUnavailable, TooLarge
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +43,19 @@ class Backend(Protocol):
     def default_strategy(self) -> str: ...
 
     def tokenize(self, text: str) -> list[int]: ...
-    def encode(self, documents: Sequence[Sequence[int]], strategy: str) -> Sequence[Any]: ...
+    def encode(
+        self,
+        documents: Sequence[Sequence[int]],
+        strategy: str,
+        states: Sequence[Any] | None = None,
+        on_chunk: Callable[[], None] | None = None,
+    ) -> Sequence[Any]:
+        """`states`: of each document what it goes on from, or None. `on_chunk` is called before each pass."""
+
+    def dump_state(self, state: Any) -> bytes: ...
+    def load_state(self, data: bytes) -> Any:
+        """Raises AdapterDamaged."""
+
     def factorize(self, states: Sequence[Any]) -> Sequence[AdapterLike]: ...
 
 
@@ -101,11 +113,17 @@ class TorchBackend:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode(self, documents: Sequence[Sequence[int]], strategy: str) -> Sequence[Any]:
+    def encode(
+        self,
+        documents: Sequence[Sequence[int]],
+        strategy: str,
+        states: Sequence[Any] | None = None,
+        on_chunk: Callable[[], None] | None = None,
+    ) -> Sequence[Any]:
         from generator.encode import ContextTooLong
 
         try:
-            states: list[Any] = self._generator.encode(documents, strategy)
+            read: list[Any] = self._generator.encode(documents, strategy, states, on_chunk)
         except ContextTooLong as error:
             count = max(map(len, documents))
             raise TooLarge(
@@ -113,7 +131,19 @@ class TorchBackend:
                 "send it with the strategy parallel or sequential, or in parts.",
                 param="strategy",
             ) from error
-        return states
+        return read
+
+    def dump_state(self, state: Any) -> bytes:
+        data: bytes = self._generator.state_to_bytes(state)
+        return data
+
+    def load_state(self, data: bytes) -> Any:
+        from generator.adapter import DamagedAdapter
+
+        try:
+            return self._generator.state_from_bytes(data)
+        except DamagedAdapter as error:
+            raise AdapterDamaged(f"state: {error}") from error
 
     def factorize(self, states: Sequence[Any]) -> Sequence[AdapterLike]:
         adapters: list[AdapterLike] = self._generator.factorize(states)

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from service.backend import Backend, BackendHolder, count_tokens_in_slices
 from service.errors import Busy, GenadapterError, GeneratorUnavailable, ServerFault, Stopping, TooLarge
 from service.metrics import Metrics
+from service.progress import Abandoned, Progress
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,14 +41,29 @@ class Encoded:
     queue_ms: float
     forward_ms: float
     factorize_ms: float
+    state: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is to be read, and how. `parent_state` brings the state to go on from: at its turn, since states are large."""
+
+    ids: Sequence[int]
+    strategy: str
+    keep_state: bool = False
+    parent_state: Callable[[], Awaitable[bytes]] | None = None
 
 
 @dataclass(eq=False)
 class Job:
-    ids: Sequence[int]
-    strategy: str
+    reading: Reading
     future: asyncio.Future[Encoded]
     queued_s: float = field(default_factory=time.perf_counter)
+    before: bytes | None = None  # the parent's state, while the job runs
+
+    @property
+    def tokens(self) -> int:
+        return len(self.reading.ids)
 
 
 class Contextualizer:
@@ -60,6 +76,7 @@ class Contextualizer:
         self._waiting: deque[Job] = deque()
         self._wake = asyncio.Event()
         self._closing = False
+        self._hurry = False  # a running pass ends at its next chunk
         self._idle = asyncio.Event()
         self._idle.set()
         self._tokens_per_s = FIRST_GUESS_TOKENS_PER_S
@@ -99,15 +116,15 @@ class Contextualizer:
             raise TooLarge(f"The document has {about}{count} tokens; {limit} are taken at most. Send it in parts.")
         return ids
 
-    async def encode(self, ids: Sequence[int], strategy: str) -> Encoded:
-        """Waits for its turn and for the generator. Cancelling it takes the job out of the queue. Raises Busy,
-        ServerFault."""
+    async def encode(self, reading: Reading) -> Encoded:
+        """Waits for its turn and for the generator. Cancelling it takes the job out of the queue, or ends its work at the
+        next chunk. Raises Busy, ServerFault, and what `parent_state` raises."""
         self._holder.get()
         if self._closing:
             raise Stopping()
         if len(self._waiting) >= self._max_queue:
             raise Busy(retry_after_s=self._wait_s())
-        job = Job(ids, strategy, asyncio.get_running_loop().create_future())
+        job = Job(reading, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._wake.set()
         self._idle.clear()
@@ -115,6 +132,7 @@ class Contextualizer:
         try:
             return await job.future
         except asyncio.CancelledError:
+            job.future.cancel()
             if job in self._waiting:
                 self._waiting.remove(job)
                 self._metrics.jobs_dropped.labels("abandoned").inc()
@@ -123,11 +141,11 @@ class Contextualizer:
 
     def _wait_s(self) -> float:
         """How long the queue takes from here."""
-        return min(MAX_RETRY_S, max(MIN_RETRY_S, sum(len(job.ids) for job in self._waiting) / self._tokens_per_s))
+        return min(MAX_RETRY_S, max(MIN_RETRY_S, sum(job.tokens for job in self._waiting) / self._tokens_per_s))
 
     def _show_queue(self) -> None:
         self._metrics.queue_depth.set(len(self._waiting))
-        self._metrics.queue_tokens.set(sum(len(job.ids) for job in self._waiting))
+        self._metrics.queue_tokens.set(sum(job.tokens for job in self._waiting))
 
     def _next_batch(self) -> list[Job]:
         """The oldest job, and those after it of the same strategy while they fit into one pass, padding included."""
@@ -137,11 +155,11 @@ class Contextualizer:
             if job.future.done():
                 self._waiting.remove(job)
                 continue
-            if batch and job.strategy != batch[0].strategy:
+            if batch and job.reading.strategy != batch[0].reading.strategy:
                 continue
-            if batch and max(longest, len(job.ids)) * (len(batch) + 1) > self._max_batch_tokens:
+            if batch and max(longest, job.tokens) * (len(batch) + 1) > self._max_batch_tokens:
                 break
-            longest = max(longest, len(job.ids))
+            longest = max(longest, job.tokens)
             self._waiting.remove(job)
             batch.append(job)
         self._show_queue()
@@ -159,6 +177,9 @@ class Contextualizer:
 
     async def _run(self, batch: list[Job]) -> None:
         """Answers every job of the batch, whatever happens."""
+        batch = [job for job in batch if await self._prepared(job)]
+        if not batch:
+            return
         begin = time.perf_counter()
         self._metrics.batch_documents.observe(len(batch))
         try:
@@ -166,8 +187,11 @@ class Contextualizer:
         except asyncio.CancelledError:
             _fail(batch, Stopping())
             raise
+        except Abandoned:
+            self._metrics.jobs_dropped.labels("abandoned").inc(len(batch))
+            return
         except Exception as error:
-            if len(batch) > 1:
+            if len(batch) > 1 and not self._closing:
                 for job in batch:
                     if not job.future.done():
                         await self._run([job])
@@ -176,25 +200,49 @@ class Contextualizer:
             _fail(batch, _as_answer(error))
             return
         seconds = time.perf_counter() - begin
-        self._tokens_per_s = 0.7 * self._tokens_per_s + 0.3 * sum(len(job.ids) for job in batch) / seconds
+        self._tokens_per_s = 0.7 * self._tokens_per_s + 0.3 * sum(job.tokens for job in batch) / seconds
         for job, result in zip(batch, results, strict=True):
             if not job.future.done():
                 job.future.set_result(result)
+
+    async def _prepared(self, job: Job) -> bool:
+        """Fetch what the job goes on from. A job whose parent cannot be had is answered, and left out."""
+        if job.reading.parent_state is None or job.before is not None:
+            return True
+        try:
+            job.before = await job.reading.parent_state()
+        except asyncio.CancelledError:
+            _fail([job], Stopping())
+            raise
+        except GenadapterError as error:
+            _fail([job], error)
+        return job.before is not None
 
     def _generate(self, batch: list[Job]) -> list[Encoded]:
         """In the generator's thread."""
         backend = self._holder.get()
         begin = time.perf_counter()
-        states = backend.encode([job.ids for job in batch], batch[0].strategy)
+        progress = Progress(
+            [job.future for job in batch], sum(job.tokens for job in batch), self._metrics, lambda: self._hurry
+        )
+        before = [None if job.before is None else backend.load_state(job.before) for job in batch]
+        states = backend.encode([job.reading.ids for job in batch], batch[0].reading.strategy, before, progress)
         encoded = time.perf_counter()
         adapters = backend.factorize(states)
         payloads = [adapter.to_bytes() for adapter in adapters]
         forward_ms, factorize_ms = (encoded - begin) * 1000, (time.perf_counter() - encoded) * 1000
         return [
             Encoded(
-                payload, made.rank, made.tokens, made.chunks, (begin - job.queued_s) * 1000, forward_ms, factorize_ms
+                payload,
+                made.rank,
+                made.tokens,
+                made.chunks,
+                (begin - job.queued_s) * 1000,
+                forward_ms,
+                factorize_ms,
+                backend.dump_state(state) if job.reading.keep_state else None,
             )
-            for job, made, payload in zip(batch, adapters, payloads, strict=True)
+            for job, made, payload, state in zip(batch, adapters, payloads, states, strict=True)
         ]
 
     async def close(self, grace_s: float) -> None:
@@ -202,6 +250,7 @@ class Contextualizer:
         self._closing = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace_s)
+        self._hurry = True
         _fail(list(self._waiting), Stopping())
         for task in self._tasks:
             task.cancel()

@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from service.audit import AuditLog, Who
 from service.backend import BackendHolder
-from service.contextualizer import Contextualizer
-from service.errors import Unprocessable
+from service.contextualizer import Contextualizer, Reading
+from service.errors import NoState, Unprocessable
 from service.ids import WeightOptions, adapter_id
 from service.limits import Limits
 from service.metrics import Metrics
 from service.records import AdapterRecord, checksum
 from service.schemas import ContextualizeTimings
-from service.store import Store, limit_reached
+from service.store import Store
+from service.tenant_index import limit_reached
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,20 @@ class CreateRequest:
     ttl_s: float
     strategy: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    keep_state: bool = False
+    state_ttl_s: float = 0.0
+    parent: AdapterRecord | None = None  # the adapter that this one goes on from
     limits: Limits | None = None
     who: Who | None = None
+
+    def options(self, default_strategy: str) -> WeightOptions:
+        if self.parent is not None:
+            return WeightOptions(self.parent.strategy, self.keep_state, self.parent.id)
+        return WeightOptions(self.strategy or default_strategy, self.keep_state)
+
+    def state_end(self, now: float) -> float | None:
+        """Unix time at which a state that is kept ends: with its adapter at the latest."""
+        return now + min(self.state_ttl_s, self.ttl_s) if self.keep_state else None
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class Creator:
         timings.tokenize = tokenize_ms()
         if not ids:
             raise Unprocessable("The document holds no text.")
-        options = WeightOptions(request.strategy or backend.default_strategy)
+        options = request.options(backend.default_strategy)
         with _stopwatch() as store_ms:
             secret = await self._store.id_secret()
             name = adapter_id(secret, request.tenant, backend.base_fingerprint, backend.fingerprint, options, ids)
@@ -102,7 +116,9 @@ class Creator:
         return await self._join(name, made)
 
     async def _reuse(self, name: str, request: CreateRequest) -> AdapterRecord | None:
-        return await self._store.refresh(name, request.tenant, time.time() + request.ttl_s, request.metadata)
+        now = time.time()
+        ends, state_ends = now + request.ttl_s, request.state_end(now)
+        return await self._store.refresh(name, request.tenant, ends, request.metadata, state_ends)
 
     async def _join(self, name: str, made: _InFlight) -> Created:
         made.waiters += 1
@@ -123,7 +139,9 @@ class Creator:
     ) -> Created:
         backend = self._holder.get()
         await self._check_limits(request)
-        encoded = await self._contextualizer.encode(ids, options.strategy)
+        parent = request.parent
+        before = None if parent is None else partial(self._state_of, parent)
+        encoded = await self._contextualizer.encode(Reading(ids, options.strategy, options.keep_state, before))
         now = time.time()
         record = AdapterRecord(
             id=name,
@@ -139,16 +157,26 @@ class Creator:
             rank=encoded.rank,
             bytes=len(encoded.payload),
             sha256=checksum(encoded.payload),
+            parent=None if parent is None else parent.id,
+            state_bytes=len(encoded.state or b""),
+            state_expires_at=request.state_end(now),
             metadata=request.metadata,
         )
         with _stopwatch() as store_ms:
-            record = await self._store.publish(record, encoded.payload, request.limits)
+            record = await self._store.publish(record, encoded.payload, request.limits, encoded.state)
         stages = {"queue": encoded.queue_ms, "forward": encoded.forward_ms, "factorize": encoded.factorize_ms}
         timings = timings.model_copy(update={**stages, "store": timings.store + store_ms()})
         self._note("created", request, record)
         self._metrics.document_tokens.observe(record.tokens)
         self._metrics.adapter_bytes.observe(record.bytes)
         return Created(record, False, self._observed(timings))
+
+    async def _state_of(self, parent: AdapterRecord) -> bytes:
+        """Raises NoState, StoreUnavailable."""
+        state = await self._store.state(parent.id)
+        if state is None:
+            raise NoState(param="id")
+        return state
 
     def _note(self, outcome: str, request: CreateRequest, record: AdapterRecord) -> None:
         self._metrics.adapters.labels(outcome).inc()

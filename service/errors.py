@@ -8,6 +8,7 @@ GenadapterError
 │   └── ModelNotFound
 ├── MethodNotAllowed 405
 ├── AdapterMismatch 409
+├── NoState 409
 ├── TooLarge 413
 ├── UnsupportedType 415
 ├── Unprocessable 422
@@ -107,6 +108,14 @@ class MethodNotAllowed(RequestError):
 class AdapterMismatch(RequestError):
     status, type, code = 409, "conflict_error", "adapter_mismatch"
     public = "This adapter was made for another base model or generator: make it again with POST /contextualize."
+
+
+class NoState(RequestError):
+    status, type, code = 409, "conflict_error", "no_state"
+    public = (
+        "This adapter cannot be appended to: it was made without keep_state, or its state has expired. "
+        "Make it again with POST /contextualize and keep_state true."
+    )
 
 
 class TooLarge(RequestError):

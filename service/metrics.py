@@ -43,6 +43,7 @@ class Metrics:
         self.queue_depth = gauge("queue_depth", "Documents that wait for the generator")
         self.queue_tokens = gauge("queue_tokens", "Tokens of the documents that wait for the generator")
         self.batch_documents = histogram("batch_documents", "Documents in one pass of the base model", BATCH_BUCKETS)
+        self.chunks = counter("chunks", "Passes of the base model over a chunk (or a batch of them) begun")
         self.jobs_dropped = counter("jobs_dropped", "Documents dropped before their turn", "reason")
         self.generator_failures = counter("generator_failures", "Passes of the generator that failed")
         self.adapters = counter("adapters", "Adapters created, reused, deleted and found damaged", "outcome")

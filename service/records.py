@@ -28,10 +28,17 @@ class AdapterRecord:
     bytes: int
     sha256: str
     parent: str | None = None
+    # What appending needs, where it is kept: its size in the store, and its own end.
+    state_bytes: int = 0
+    state_expires_at: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    def has_state(self, now: float) -> bool:
+        """Whether it can be appended to."""
+        return self.state_expires_at is not None and self.state_expires_at > now
 
     @classmethod
     def from_json(cls, data: Json) -> AdapterRecord:
@@ -52,6 +59,7 @@ class AdapterRecord:
             "bytes": self.bytes,
             "strategy": self.strategy,
             "parent": self.parent,
+            "state_expires_at": None if self.state_expires_at is None else int(self.state_expires_at),
             "metadata": self.metadata,
         }
 

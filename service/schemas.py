@@ -40,7 +40,10 @@ class ContextualizeOptions(Body):
     ttl_seconds: int | None = Field(None, ge=1, description="Life of the adapter; the server's default if unset")
     metadata: Metadata = Field(default_factory=dict, description="Up to 16 strings by name, given back as they are")
     strategy: Strategy | None = Field(None, description="How chunks are joined; the checkpoint's default if unset")
-    keep_state: bool = Field(False, description="Keep what is needed to append to this adapter later")
+    keep_state: bool | None = Field(
+        None,
+        description="Keep what is needed to append to this adapter later; if unset, no for a new one, yes for an append",
+    )
 
 
 class ContextualizeRequest(ContextualizeOptions):
@@ -130,7 +133,8 @@ class AdapterOut(BaseModel):
     rank: int
     bytes: int
     strategy: Strategy
-    parent: str | None
+    parent: str | None = Field(description="The adapter that this one was appended to")
+    state_expires_at: int | None = Field(description="Until then it can be appended to; null without keep_state")
     metadata: dict[str, str]
 
 

@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     # Limits
     default_ttl: Duration = timedelta(days=7)
     max_ttl: Duration = timedelta(days=365)
+    state_ttl: Duration = timedelta(days=1)  # of what appending needs; never longer than its adapter's
     max_body_bytes: ByteSize = Field(ByteSize(32 * MIB), ge=1024)
     max_files: int = Field(16, ge=1, le=1000)
     max_requests: int = Field(2048, ge=1, description="Requests of all kinds that run at once")

@@ -2,6 +2,7 @@
 
     ga:{ID}:meta         JSON of the record, with the payload's SHA-256   as long as the adapter lives
     ga:{ID}:factors      the adapter's compact weights (safetensors)      the same; written and removed with meta
+    ga:{ID}:state        S, for adapters that can be appended to          its own, shorter time
     ga:tenant:{T}:made   sorted set: ids by time of creation, in ms       until the tenant's last adapter expires
     ga:tenant:{T}:ends   sorted set: ids by time of expiry, in ms         the same; tells which members to prune
     ga:tenant:{T}:sizes  hash: bytes by id, and their `total`             the same; what the tenant's limit is held against
@@ -30,24 +31,23 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.errors import AdapterDamaged, LimitReached, StoreUnavailable
+from service.errors import AdapterDamaged, StoreUnavailable
 from service.ids import is_adapter_id
 from service.limits import Limits, Usage
 from service.records import AdapterRecord, Page, checksum
-from service.store_scripts import DROP_INDEX, DROP_PARTS, PUT_INDEX, PUT_PAIR, REFRESH_PAIR, USAGE
+from service.store_scripts import DROP_PARTS, PUT_PARTS, REFRESH_PARTS
+from service.tenant_index import TenantIndex, milliseconds
 
 logger = logging.getLogger(__name__)
 
 ID_KEY = "ga:secret"
 # What an adapter consists of, in the order in which it is deleted.
-PARTS = ("meta", "factors")
+PARTS = ("meta", "factors", "state")
 SECRET_BYTES = 32
 # A pooled connection that a restart of the server has cut is noticed at its next use; one more try, on a fresh one,
 # hides that.
 RECONNECT_TRIES = 1
 RECONNECT_PAUSE_S = 0.05
-# Index members whose adapter is missing are pruned only when this old: a younger one may be about to be written.
-PUBLISH_GRACE_S = 60.0
 # A record that others change at the same time is read and changed anew this often.
 CHANGE_TRIES = 20
 # Listing looks at this many index members at most for a page, dead ones included.
@@ -57,31 +57,12 @@ LIST_LIMIT = 100
 Observer = Callable[[str, float, bool], None]
 
 
-def _meta_key(adapter_id: str) -> str:
-    return f"ga:{{{adapter_id}}}:meta"
+def _key(adapter_id: str, part: str) -> str:
+    return f"ga:{{{adapter_id}}}:{part}"
 
 
-def _factors_key(adapter_id: str) -> str:
-    return f"ga:{{{adapter_id}}}:factors"
-
-
-def _index_keys(tenant: str) -> tuple[str, str, str]:
-    return f"ga:tenant:{{{tenant}}}:made", f"ga:tenant:{{{tenant}}}:ends", f"ga:tenant:{{{tenant}}}:sizes"
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
-
-
-def _usage(found: Sequence[Any]) -> Usage:
-    """From what the scripts give."""
-    adapters, size, first_ms = found
-    return Usage(int(adapters), int(size), float(first_ms) / 1000 if first_ms else None)
-
-
-def limit_reached(usage: Usage, limits: Limits, more_bytes: int = 0) -> LimitReached:
-    reached = usage.reached(limits, more_bytes) or "You keep as much as you may"
-    return LimitReached(f"{reached}: delete some adapters first.", retry_after_s=usage.wait_s(time.time()))
+def _keys(adapter_id: str, with_state: bool = True) -> list[str]:
+    return [_key(adapter_id, part) for part in PARTS if with_state or part != "state"]
 
 
 def _client(url: str, timeout_s: float, connections: int) -> Any:
@@ -106,6 +87,7 @@ class Store:
 
     def __init__(self, client: Any, observe: Observer | None = None) -> None:
         self._redis = client
+        self._index = TenantIndex(client)
         self._observe = observe
         self._secret: bytes | None = None
 
@@ -150,39 +132,45 @@ class Store:
         self._secret = bytes(found)
         return self._secret
 
-    async def publish(self, record: AdapterRecord, payload: bytes, limits: Limits | None = None) -> AdapterRecord:
-        """All of it or nothing: record and weights appear in one step, and with the same time to live.
+    async def publish(
+        self, record: AdapterRecord, payload: bytes, limits: Limits | None = None, state: bytes | None = None
+    ) -> AdapterRecord:
+        """All of it or nothing: record, weights and state appear in one step.
 
         The record that stands then: another one if another replica has made the same adapter meanwhile. Raises
         LimitReached when the tenant may not keep one more.
         """
-        keys = [_meta_key(record.id), _factors_key(record.id)]
-        expiry_ms = _milliseconds(record.expires_at)
+        keys = _keys(record.id, state is not None)
+        parts = [payload] if state is None else [payload, milliseconds(record.state_expires_at or 0), state]
         for _ in range(CHANGE_TRIES):
             async with self._operation("publish"):
-                await self._put_index(record, len(payload), limits)
-                if await self._redis.eval(PUT_PAIR, 2, *keys, record.to_json(), payload, expiry_ms):
-                    return record
-            kept = await self.refresh(record.id, record.tenant, record.expires_at, record.metadata)
+                seen = await self._redis.get(keys[0])
+                wanted = record
+                if seen is not None:  # the state alone is gone: what was promised of the adapter stays
+                    before = AdapterRecord.from_json(seen)
+                    ends = max(before.expires_at, record.expires_at)
+                    wanted = replace(
+                        record,
+                        created_at=before.created_at,
+                        expires_at=ends,
+                        metadata=record.metadata or before.metadata,
+                    )
+                await self._index.put(wanted, limits)
+                arguments = [seen or b"", wanted.to_json(), milliseconds(wanted.expires_at), *parts]
+                if await self._redis.eval(PUT_PARTS, len(keys), *keys, *arguments) == 1:
+                    return wanted
+            kept = await self.refresh(
+                record.id, record.tenant, record.expires_at, record.metadata, record.state_expires_at
+            )
             if kept is not None:
                 return kept
         raise StoreUnavailable("publish: the adapter kept changing")
-
-    async def _put_index(self, record: AdapterRecord, size: int, limits: Limits | None) -> None:
-        """`size`: bytes in the store."""
-        most, room = (limits.max_adapters, limits.max_bytes) if limits else (-1, -1)
-        times_ms = [_milliseconds(seconds) for seconds in (record.created_at, record.expires_at, time.time())]
-        refused = await self._redis.eval(
-            PUT_INDEX, 3, *_index_keys(record.tenant), record.id, *times_ms, size, most, room
-        )
-        if refused and limits:
-            raise limit_reached(_usage(refused), limits, size)
 
     async def get(self, adapter_id: str) -> AdapterRecord | None:
         if not is_adapter_id(adapter_id):
             return None
         async with self._operation("get"):
-            data = await self._redis.get(_meta_key(adapter_id))
+            data = await self._redis.get(_key(adapter_id, "meta"))
         return None if data is None else AdapterRecord.from_json(data)
 
     async def payload(self, adapter_id: str) -> bytes | None:
@@ -191,7 +179,7 @@ class Store:
         if not is_adapter_id(adapter_id):
             return None
         async with self._operation("payload"):
-            meta, payload = await self._redis.mget(_meta_key(adapter_id), _factors_key(adapter_id))
+            meta, payload = await self._redis.mget(*_keys(adapter_id, with_state=False))
         if meta is None or payload is None:
             return None
         record = AdapterRecord.from_json(meta)
@@ -201,15 +189,26 @@ class Store:
             raise AdapterDamaged(adapter_id)
         return bytes(payload)
 
+    async def state(self, adapter_id: str) -> bytes | None:
+        """What appending needs, None where it was not kept or has expired. Its own checksum is inside."""
+        async with self._operation("state"):
+            data = await self._redis.get(_key(adapter_id, "state"))
+        return None if data is None else bytes(data)
+
     async def refresh(
-        self, adapter_id: str, tenant: str, expires_at: float, metadata: dict[str, str]
+        self,
+        adapter_id: str,
+        tenant: str,
+        expires_at: float,
+        metadata: dict[str, str],
+        state_expires_at: float | None = None,
     ) -> AdapterRecord | None:
-        """The record if the whole adapter is there, else None.
+        """The record if the whole adapter is there (with its state, where that has an expiry), else None.
 
         Its life is prolonged, never shortened: somebody was promised the longer one. Metadata is replaced if any is
         given.
         """
-        keys = [_meta_key(adapter_id), _factors_key(adapter_id)]
+        keys = _keys(adapter_id, state_expires_at is not None)
         for _ in range(CHANGE_TRIES):
             async with self._operation("refresh"):
                 seen = await self._redis.get(keys[0])
@@ -217,12 +216,16 @@ class Store:
                 if record is None or record.tenant != tenant:
                     return None
                 ends = max(expires_at, record.expires_at)
-                wanted = replace(record, expires_at=ends, metadata=metadata or record.metadata)
-                done = await self._redis.eval(REFRESH_PAIR, 2, *keys, seen, wanted.to_json(), _milliseconds(ends))
+                state_ends = max(state_expires_at or 0, record.state_expires_at or 0) or None
+                wanted = replace(
+                    record, expires_at=ends, state_expires_at=state_ends, metadata=metadata or record.metadata
+                )
+                arguments = [seen, wanted.to_json(), milliseconds(ends), milliseconds(state_ends or 0)]
+                done = await self._redis.eval(REFRESH_PARTS, len(keys), *keys, *arguments)
                 if done == 0:
                     return None
                 if done == 1:
-                    await self._put_index(wanted, wanted.bytes, None)
+                    await self._index.put(wanted, None)
                     return wanted
         raise StoreUnavailable("refresh: the record kept changing")
 
@@ -233,58 +236,47 @@ class Store:
         if record is None or record.tenant != tenant:
             return None
         async with self._operation("delete"):
-            keys = [f"ga:{{{adapter_id}}}:{part}" for part in PARTS]
+            keys = _keys(adapter_id)
             dropped = await self._redis.eval(DROP_PARTS, len(keys), *keys)
             removed = dict(zip(PARTS, map(int, dropped), strict=True))
-            removed["index"] = int(await self._redis.eval(DROP_INDEX, 3, *_index_keys(tenant), adapter_id))
+            removed["index"] = await self._index.drop(tenant, adapter_id)
         return removed if removed["meta"] else None
 
     async def usage(self, tenant: str) -> Usage:
         """What the tenant keeps, by the index."""
         async with self._operation("usage"):
-            return _usage(await self._redis.eval(USAGE, 3, *_index_keys(tenant), _milliseconds(time.time())))
+            return await self._index.usage(tenant)
 
     async def list(self, tenant: str, limit: int, after: str | None = None) -> Page | None:
         """A page, newest first; None when `after` is not (or no longer) an adapter of this tenant."""
-        made = _index_keys(tenant)[0]
         start = 0
         if after is not None:
             async with self._operation("list"):
-                rank = await self._redis.zrevrank(made, after)
+                rank = await self._index.rank(tenant, after)
             if rank is None:
                 return None
-            start = int(rank) + 1
+            start = rank + 1
         found: list[AdapterRecord] = []
         dead: list[str] = []
         for offset in range(start, start + MAX_LIST_READS, LIST_LIMIT):
-            members = await self._read_index(made, offset)
+            members = await self._members(tenant, offset)
             dead += [name for name, record in members if record is None]
             found += [record for _, record in members if record is not None and record.tenant == tenant]
             if len(found) > limit or len(members) < LIST_LIMIT:
                 break
         if dead:
-            await self._prune(tenant, dead)
+            async with self._operation("prune"):
+                await self._index.prune(tenant, dead)
         return Page(found[:limit], has_more=len(found) > limit)
 
-    async def _read_index(self, made: str, offset: int) -> Sequence[tuple[str, AdapterRecord | None]]:
+    async def _members(self, tenant: str, offset: int) -> Sequence[tuple[str, AdapterRecord | None]]:
         async with self._operation("list"):
-            members = await self._redis.zrevrange(made, offset, offset + LIST_LIMIT - 1)
-            ids = [member.decode() for member in members]
-            values = await self._each("get", [_meta_key(name) for name in ids])
+            ids = await self._index.names(tenant, offset, LIST_LIMIT)
+            values = await self._each("get", [_key(name, "meta") for name in ids])
         return [
             (name, None if value is None else AdapterRecord.from_json(value))
             for name, value in zip(ids, values, strict=True)
         ]
-
-    async def _prune(self, tenant: str, dead: Iterable[str]) -> None:
-        """Members that have no adapter, unless so young that it may be on its way."""
-        horizon_ms = _milliseconds(time.time() - PUBLISH_GRACE_S)
-        keys = _index_keys(tenant)
-        async with self._operation("prune"):
-            for name in dead:
-                created_ms = await self._redis.zscore(keys[0], name)
-                if created_ms is not None and float(created_ms) < horizon_ms:
-                    await self._redis.eval(DROP_INDEX, 3, *keys, name)
 
     async def alive(self, ids: Iterable[str]) -> set[str]:
         """Which of these still exist."""
@@ -293,7 +285,7 @@ class Store:
         for begin in range(0, len(names), LIST_LIMIT):
             part = names[begin : begin + LIST_LIMIT]
             async with self._operation("alive"):
-                flags = await self._each("exists", [_meta_key(name) for name in part])
+                flags = await self._each("exists", [_key(name, "meta") for name in part])
             alive |= {name for name, flag in zip(part, flags, strict=True) if flag}
         return alive
 

@@ -1,62 +1,77 @@
-"""POST /contextualize: text, a conversation, documents or files become an adapter."""
+"""POST /contextualize: text, a conversation, documents or files become an adapter. POST /adapters/{id}/append: a new
+adapter that knows more."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.creation import Created, CreateRequest
 from service.disconnect import while_connected
-from service.errors import BadRequest, DeadlinePassed, TooLarge, Unprocessable, UnsupportedType
-from service.prompts import Document, conversation_text, documents_text
-from service.routes.documented import CREATES, error_responses, json_body
+from service.errors import AdapterMismatch, DeadlinePassed, NoState, Unprocessable
+from service.records import AdapterRecord
+from service.routes.documented import CREATES, OF_ADAPTER, error_responses, json_body
+from service.routes.source import read_source
 from service.schemas import ContextualizeOptions, ContextualizeRequest, ContextualizeResponse
-from service.services import CallerDep, Services, ServicesDep
-from service.validation import JSON_TYPES, media_type, parse_body, parse_fields
+from service.services import Caller, CallerDep, Services, ServicesDep
 
 router = APIRouter(tags=["adapters"])
 
-FIELDS = frozenset(ContextualizeOptions.model_fields)
-MAX_FIELD_BYTES = 64 * 1024
-# The last boundary's two dashes, a line break, and some white space that clients add.
-END_BYTES = 16
+REUSED = {
+    "model": ContextualizeResponse,
+    "description": "You have this adapter already; its life is prolonged as asked, never shortened",
+}
 
 
 @router.post(
     "/contextualize",
     status_code=201,
     response_model=ContextualizeResponse,
-    responses={
-        **error_responses(*CREATES),
-        200: {
-            "model": ContextualizeResponse,
-            "description": "You have this adapter already; its life is prolonged as asked, never shortened",
-        },
-    },
+    responses={**error_responses(*CREATES), 200: REUSED},
     openapi_extra=json_body(ContextualizeRequest, multipart=True),
 )
 async def contextualize(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Reads a document once and keeps what it says as weights. The same request again gives the same adapter, at
     once."""
+    return await _create(request, services, caller, None)
+
+
+@router.post(
+    "/adapters/{adapter_id}/append",
+    status_code=201,
+    response_model=ContextualizeResponse,
+    responses={**error_responses(*CREATES, *OF_ADAPTER, AdapterMismatch, NoState), 200: REUSED},
+    openapi_extra=json_body(ContextualizeRequest, multipart=True),
+)
+async def append(adapter_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """Reads only the new text, and adds it to what an adapter made with `keep_state` knows. The answer is a new adapter
+    whose `parent` is the old one, which stays as it is."""
+    parent = await services.resolver.adapter(adapter_id, caller.tenant, "id")
+    if not parent.has_state(time.time()):
+        raise NoState(param="id")
+    return await _create(request, services, caller, parent)
+
+
+async def _create(request: Request, services: Services, caller: Caller, parent: AdapterRecord | None) -> Response:
     try:
         async with asyncio.timeout(services.settings.contextualize_deadline.total_seconds()):
             begin = time.perf_counter()
-            text, options = await _read(request, services)
+            text, options = await read_source(request, services)
+            if parent is not None and options.strategy not in (None, parent.strategy):
+                raise Unprocessable(f"strategy: the adapter was made with '{parent.strategy}'.", param="strategy")
             wanted = CreateRequest(
                 caller.tenant,
                 text,
                 _ttl_s(options, services),
                 options.strategy,
                 options.metadata,
+                # What is appended to is most often appended to again.
+                keep_state=parent is not None if options.keep_state is None else options.keep_state,
+                state_ttl_s=services.settings.state_ttl.total_seconds(),
+                parent=parent,
                 limits=caller.limits,
                 who=caller.who,
             )
@@ -74,114 +89,9 @@ def _answer(created: Created) -> Response:
 
 
 def _ttl_s(options: ContextualizeOptions, services: Services) -> float:
-    if options.keep_state:
-        raise Unprocessable("keep_state is not available in this version: leave it out.", param="keep_state")
     if options.ttl_seconds is None:
         return services.settings.default_ttl.total_seconds()
     longest = int(services.settings.max_ttl.total_seconds())
     if options.ttl_seconds > longest:
         raise Unprocessable(f"ttl_seconds: at most {longest}.", param="ttl_seconds")
     return float(options.ttl_seconds)
-
-
-async def _read(request: Request, services: Services) -> tuple[str, ContextualizeOptions]:
-    kind = media_type(request.headers.get("content-type"))
-    if kind == "multipart/form-data":
-        return await _read_files(request, services)
-    if kind not in JSON_TYPES:
-        raise UnsupportedType(
-            "Send JSON ('Content-Type: application/json') or files ('multipart/form-data', with parts named 'file')."
-        )
-    wanted = parse_body(ContextualizeRequest, await request.body())
-    text, param = _text_of(wanted)
-    if not text.strip():
-        raise Unprocessable(f"The {param} holds no text.", param=param)
-    return text, wanted
-
-
-def _text_of(wanted: ContextualizeRequest) -> tuple[str, str]:
-    if wanted.messages is not None:
-        if not any(message.content.strip() for message in wanted.messages):
-            return "", "messages"
-        return conversation_text([(message.role, message.content) for message in wanted.messages]), "messages"
-    if wanted.documents is not None:
-        for index, document in enumerate(wanted.documents):
-            if not document.text.strip():
-                return "", f"documents.{index}.text"
-        return documents_text([Document(document.text, document.title) for document in wanted.documents]), "documents"
-    return wanted.text or "", "text"
-
-
-async def _read_files(request: Request, services: Services) -> tuple[str, ContextualizeOptions]:
-    async with _open_form(request, services.settings.max_files) as form:
-        files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == "file"]
-        _check_parts(form.multi_items(), len(files), services.settings.max_files)
-        options = parse_fields(ContextualizeOptions, _fields({name: form[name] for name in FIELDS if name in form}))
-        parsed = [await services.parser.parse(file.filename or "", await file.read()) for file in files]
-    return documents_text(parsed), options
-
-
-@asynccontextmanager
-async def _open_form(request: Request, max_files: int) -> AsyncIterator[FormData]:
-    """The parts of a whole multipart body; long files lie on disk meanwhile. Raises BadRequest, TooLarge."""
-    end = b""
-
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        nonlocal end
-        async for chunk in request.stream():
-            end = (end + chunk)[-END_BYTES:]
-            yield chunk
-
-    limits = {"max_files": max_files + 1, "max_fields": len(FIELDS) + 1, "max_part_size": MAX_FIELD_BYTES}
-    parser = MultiPartParser(request.headers, chunks(), **limits)
-    try:
-        form = await parser.parse()
-        if not end.rstrip().endswith(b"--"):  # the parser would leave out what was cut off, and say nothing
-            raise MultiPartException("the last boundary is missing")
-        yield form
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise _too_many(max_files) from None
-        raise BadRequest("The multipart body cannot be read: check its boundary, and that it is whole.") from None
-    finally:
-        for file in getattr(parser, "_files_to_close_on_error", ()):
-            file.close()
-
-
-def _check_parts(items: list[tuple[str, Any]], files: int, limit: int) -> None:
-    for name, value in items:
-        if isinstance(value, UploadFile) != (name == "file"):
-            raise BadRequest(
-                f"'{name[:64]}' is no part that is taken this way: send files as 'file', options as plain fields.",
-                param=name[:64],
-            )
-        if name != "file" and name not in FIELDS:
-            raise BadRequest(f"There is no field '{name[:64]}'; /docs lists the fields.", param=name[:64])
-    if files == 0:
-        raise BadRequest("Send at least one part named 'file', with a file name.", param="file")
-    if files > limit:
-        raise _too_many(limit)
-
-
-def _too_many(limit: int) -> TooLarge:
-    return TooLarge(f"At most {limit} files are taken in one request.", param="file")
-
-
-def _fields(form: dict[str, Any]) -> dict[str, Any]:
-    """Form fields are all strings; the options have types."""
-    fields = dict(form)
-    if "ttl_seconds" in fields:
-        try:
-            fields["ttl_seconds"] = int(fields["ttl_seconds"])
-        except ValueError:
-            raise BadRequest("ttl_seconds: a whole number of seconds is needed.", param="ttl_seconds") from None
-    if "keep_state" in fields:
-        if fields["keep_state"] not in ("true", "false"):
-            raise BadRequest("keep_state: 'true' or 'false' is needed.", param="keep_state")
-        fields["keep_state"] = fields["keep_state"] == "true"
-    if "metadata" in fields:
-        try:
-            fields["metadata"] = json.loads(fields["metadata"])
-        except (ValueError, RecursionError):
-            raise BadRequest("metadata: a JSON object of strings is needed.", param="metadata") from None
-    return fields

@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from service.backend import Identity
+from service.errors import AdapterDamaged
 
 MODEL = "tiny-model"
 BASE_FINGERPRINT = "b" * 64
@@ -56,12 +57,29 @@ class FakeBackend:
     def tokenize(self, text: str) -> list[int]:
         return [token_of(word) for word in text.split()]
 
-    def encode(self, documents: Sequence[Sequence[int]], strategy: str) -> list[tuple[int, ...]]:
+    def encode(
+        self,
+        documents: Sequence[Sequence[int]],
+        strategy: str,
+        states: Sequence[tuple[int, ...] | None] | None = None,
+        on_chunk: Callable[[], None] | None = None,
+    ) -> list[tuple[int, ...]]:
+        if on_chunk is not None:
+            on_chunk()
         self.open.wait(30)
         self.batches.append([len(ids) for ids in documents])
         if any(token_of(POISON) in ids for ids in documents):
             raise RuntimeError(f"secret detail of {strategy}")
-        return [tuple(ids) for ids in documents]
+        return [(*(before or ()), *ids) for ids, before in zip(documents, states or [()] * len(documents), strict=True)]
+
+    def dump_state(self, state: tuple[int, ...]) -> bytes:
+        return json.dumps(state).encode()
+
+    def load_state(self, data: bytes) -> tuple[int, ...]:
+        try:
+            return tuple(json.loads(data))
+        except ValueError as error:
+            raise AdapterDamaged("state") from error
 
     def factorize(self, states: Sequence[tuple[int, ...]]) -> list[FakeAdapter]:
         return [FakeAdapter(ids, len(ids)) for ids in states]
@@ -74,14 +92,21 @@ class FakeEngine:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.cancelled = 0
+        self.paths: list[str] = []  # of all requests but those for health
         self.app = Starlette(
             routes=[
                 Route("/health", lambda _: Response()),
                 Route("/v1/models", self.models),
                 Route("/v1/completions", self.complete, methods=["POST"]),
                 Route("/v1/chat/completions", self.complete, methods=["POST"]),
+                Route("/{anything:path}", self.anything, methods=["GET", "POST", "PUT", "DELETE"]),
             ]
         )
+
+    async def anything(self, request: Request) -> Response:
+        """vLLM has many more routes, which nobody should reach."""
+        self.paths.append(request.url.path)
+        return JSONResponse({"done": True})
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": MODEL, "parent": None}]})
@@ -89,6 +114,7 @@ class FakeEngine:
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         self.requests.append(body)
+        self.paths.append(request.url.path)
         self.headers.append(dict(request.headers))
         prompt = body.get("prompt") or body["messages"][-1]["content"]
         word = (prompt.split() or [""])[0]

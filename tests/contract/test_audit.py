@@ -51,7 +51,7 @@ def test_events_of_an_adapters_life(
     ]
     assert lines[0]["key"] == "laptop"
     assert lines[0]["request_id"] == "laptop-POST"
-    assert lines[-1]["removed"]["store"] == {"meta": 1, "factors": 1, "index": 1}
+    assert lines[-1]["removed"]["store"] == {"meta": 1, "factors": 1, "state": 0, "index": 1}
     logged = "\n".join(
         record.getMessage() for record in caplog.records if record.name.startswith(("service", "uvicorn"))
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.backend import BackendHolder
-from service.contextualizer import Contextualizer
+from service.contextualizer import Contextualizer, Reading
 from service.errors import Busy, GeneratorUnavailable, ServerFault, Stopping
 from service.metrics import Metrics
 from service.settings import Settings
@@ -22,7 +22,7 @@ def with_contextualizer(use: Callable[[Contextualizer, FakeBackend], Awaitable[N
         holder = BackendHolder(lambda: backend)
         contextualizer = Contextualizer(holder, Settings(_env_file=None, **settings), Metrics())
         with pytest.raises(GeneratorUnavailable):
-            await contextualizer.encode([1], "concat")
+            await contextualizer.encode(Reading([1], "concat"))
         contextualizer.start()
         await contextualizer._tasks[0]  # the loading
         try:
@@ -41,7 +41,7 @@ async def held(
     backend.open.clear()
     tasks = []
     for ids in documents:
-        tasks.append(asyncio.create_task(contextualizer.encode(ids, strategy)))
+        tasks.append(asyncio.create_task(contextualizer.encode(Reading(ids, strategy))))
         await asyncio.sleep(0.02)
     return tasks
 
@@ -49,7 +49,7 @@ async def held(
 def test_what_waits_goes_together_while_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
         tasks = await held(contextualizer, backend, [1], [1] * 4, [2] * 3, [3] * 5, [4] * 9)
-        other = asyncio.create_task(contextualizer.encode([5], "parallel"))
+        other = asyncio.create_task(contextualizer.encode(Reading([5], "parallel")))
         await asyncio.sleep(0.02)
         backend.open.set()
         results = [await task for task in (*tasks, other)]
@@ -77,11 +77,11 @@ def test_abandoned_work_is_dropped_and_its_place_is_free() -> None:
     async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
         tasks = await held(contextualizer, backend, [1], [2] * 2, [3] * 3)
         with pytest.raises(Busy) as caught:
-            await contextualizer.encode([4], "concat")
+            await contextualizer.encode(Reading([4], "concat"))
         assert caught.value.retry_after_s >= 1
         tasks[1].cancel()
         await asyncio.sleep(0.01)
-        fourth = asyncio.create_task(contextualizer.encode([4] * 4, "concat"))
+        fourth = asyncio.create_task(contextualizer.encode(Reading([4] * 4, "concat")))
         await asyncio.sleep(0.01)
         backend.open.set()
         await asyncio.gather(tasks[0], tasks[2], fourth)
@@ -98,7 +98,7 @@ def test_stopping_finishes_what_it_can_and_tells_the_rest() -> None:
         closing = asyncio.create_task(contextualizer.close(0.2))
         await asyncio.sleep(0.01)
         with pytest.raises(Stopping):
-            await contextualizer.encode([3], "concat")
+            await contextualizer.encode(Reading([3], "concat"))
         await closing
         for task in tasks:
             with pytest.raises(Stopping):

