@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -52,6 +53,13 @@ class Services:
             if self._expander is None:
                 self._expander = await asyncio.to_thread(self.load_expander)
         return self._expander
+
+    def cache_salt(self, tenant: str, wish: object = None) -> dict[str, str]:
+        """The field that keeps what the engine caches of one tenant's prompts from answering another's faster. `wish`: a
+        caller's own, which divides further."""
+        if self.authenticator.is_open:
+            return {}
+        return {"cache_salt": hashlib.sha256(f"{tenant}\0{wish or ''}".encode("utf-8", "surrogatepass")).hexdigest()}
 
     async def readiness(self) -> dict[str, str]:
         """Each part that this replica needs, and "ok" or what is wrong with it."""

@@ -41,6 +41,7 @@ class Generation:
             model = (await self.services.resolver.adapter(adapter_id, self.tenant)).id
         self.resolve_ms = (time.perf_counter() - self.answer.begin_s) * 1000
         path, body = engine_request(self.request, model)
+        body |= self.services.cache_salt(self.tenant)
         return await self._stack.enter_async_context(self.services.engine.open(path, body, adapter_id))
 
     async def close(self) -> None:

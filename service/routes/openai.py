@@ -26,6 +26,8 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 MAX_PROMPTS = 64
 # Would name the request inside the engine, where two of one name collide.
 DROPPED_FIELDS = ("request_id",)
+# Name hosts that the engine would talk to, or hand it tensors to unpack.
+REFUSED_FIELDS = ("kv_transfer_params", "ec_transfer_params", "prompt_embeds")
 CHAT_EXAMPLE = {"model": EXAMPLE_ID, "messages": [{"role": "user", "content": "Where is my boat?"}], "max_tokens": 64}
 PROMPT_EXAMPLE = {"model": EXAMPLE_ID, "prompt": "The boat is moored at", "max_tokens": 16}
 
@@ -71,6 +73,7 @@ async def _forward(request: Request, services: Services, tenant: str, path: str)
     adapter_id = await services.resolver.model(body["model"], tenant)
     # What was checked is sent, not the bytes that came: no second parser can read another model name from them.
     body = {name: value for name, value in body.items() if name not in DROPPED_FIELDS}
+    body |= services.cache_salt(tenant, body.get("cache_salt"))
     stack = AsyncExitStack()
     opening = stack.enter_async_context(services.engine.open(path, body, adapter_id))
     try:
@@ -124,6 +127,9 @@ def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
     judge."""
     if not isinstance(body.get("model"), str):
         raise BadRequest("The field 'model' must name the base model or an adapter id.", param="model")
+    for name in REFUSED_FIELDS:
+        if body.get(name) is not None:
+            raise BadRequest(f"The field '{name}' is not taken.", param=name)
     if not isinstance(body.get("stream") or False, bool):
         raise BadRequest("stream: true or false is needed.", param="stream")
     _check_range(body, "n", 1, MAX_CHOICES)
