@@ -37,6 +37,16 @@ eval: setup ## Measure the shipped generator on held-out documents
 lock: setup ## Resolve locks/cpu.txt anew
 	tools/lock.sh
 
+.PHONY: fuzz chaos audit
+fuzz: setup ## Thousands of requests and documents made to break it (FUZZ_CASES: how many of each kind)
+	FUZZ_CASES=$${FUZZ_CASES:-400} $(PYTEST) -s tests/contract/test_schema.py tests/contract/test_fuzz.py tests/hostile
+
+chaos: setup ## Parts killed, paused and slowed under load (CHAOS_MINUTES, CHAOS_SEED), SIGKILLs, a soak; see docs/security.md
+	@$(BIN)/python -m tests.chaos
+
+audit: setup ## Known vulnerabilities of the locked packages (asks pypi.org)
+	@tools/audit.sh
+
 .PHONY: check-deploy
 check-deploy: ## Images, manifests, rules and dashboards, as far as no cluster is needed
 	@tools/check_deploy.sh

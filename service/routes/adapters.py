@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from service.errors import AdapterDamaged, AdapterMismatch, AdapterNotFound, NotFound
+from service.errors import AdapterDamaged, AdapterMismatch, AdapterNotFound, BadRequest, NotFound, Unprocessable
 from service.routes.documented import OF_ADAPTER, READS, error_responses
 from service.schemas import AdapterList, AdapterOut
 from service.services import CallerDep, ServicesDep, TenantDep
@@ -23,7 +23,7 @@ PAGE = 20
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-@router.get("", response_model=AdapterList, responses=error_responses(*READS, NotFound))
+@router.get("", response_model=AdapterList, responses=error_responses(*READS, BadRequest, NotFound, Unprocessable))
 async def list_adapters(
     services: ServicesDep,
     tenant: TenantDep,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +26,9 @@ sourced = st.tuples(
     st.sampled_from([{"text": "a b"}, {"prompt": "hi"}, {"model": "tiny-model", "prompt": "hi"}]), bodies
 )
 PATHS = ["/contextualize", "/generate", "/v1/completions", "/v1/chat/completions"]
-quickly = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+# `make fuzz` sets it.
+CASES = int(os.environ.get("FUZZ_CASES", "60"))
+quickly = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def judge(response: Any) -> None:
