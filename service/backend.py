@@ -71,7 +71,7 @@ class Identity:
 def checkpoint_folder(settings: Settings) -> Path:
     from generator.checkpoint import default_checkpoint, resolve_checkpoint
 
-    return resolve_checkpoint(settings.generator or default_checkpoint())
+    return resolve_checkpoint(settings.generator or default_checkpoint(), settings.base_model)
 
 
 def read_identity(settings: Settings) -> Identity:

@@ -128,7 +128,8 @@ class FakeEngine:
         if not body.get("stream"):
             if word == "slow":
                 await self._wait(request)
-            return JSONResponse({"object": "whole", "model": body["model"], "choices": [], "x_extra": "kept"})
+            choices = [{"index": 0, "token_ids": [5, 7]}] if body.get("return_token_ids") else []
+            return JSONResponse({"object": "whole", "model": body["model"], "choices": choices, "x_extra": "kept"})
         return StreamingResponse(self._chunks(request, body, word, chat), media_type="text/event-stream")
 
     async def _wait(self, request: Request) -> None:
