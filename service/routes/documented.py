@@ -57,6 +57,13 @@ def error_responses(*errors: type[GenadapterError]) -> Responses:
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
+def or_events(*errors: type[GenadapterError]) -> Responses:
+    """Of a route that streams when it is asked to."""
+    events = {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}
+    answer: dict[str, Any] = {"description": "Whole, or with `stream: true` as server-sent events"}
+    return {200: answer | {"content": {"text/event-stream": events}}, **error_responses(*errors)}
+
+
 def json_body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its body itself. `app` adds the model's schema to the components."""
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from service.disconnect import ClosingStream, while_connected
 from service.errors import DeadlinePassed, GenadapterError, Unprocessable
 from service.generation import DONE, Answer, engine_request, read_pieces
-from service.routes.documented import COMPLETES, error_responses, json_body
+from service.routes.documented import COMPLETES, json_body, or_events
 from service.schemas import GenerateRequest, GenerateResponse
 from service.services import Services, ServicesDep, TenantDep
 from service.validation import parse_body, read_body, require_json
@@ -97,7 +97,7 @@ def _event(value: dict[str, Any]) -> bytes:
 @router.post(
     "/generate",
     response_model=GenerateResponse,
-    responses=error_responses(*COMPLETES),
+    responses=or_events(*COMPLETES),
     openapi_extra=json_body(GenerateRequest),
 )
 async def generate(request: Request, services: ServicesDep, tenant: TenantDep) -> Response:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.disconnect import ClosingStream, while_connected
 from service.errors import BadRequest, DeadlinePassed, GenadapterError, StoreUnavailable, Unprocessable
-from service.routes.documented import COMPLETES, READS, error_responses, free_body
+from service.routes.documented import COMPLETES, READS, error_responses, free_body, or_events
 from service.schemas import EXAMPLE_ID, MAX_CHOICES
 from service.services import Services, ServicesDep, TenantDep
 from service.store import LIST_LIMIT
@@ -49,7 +49,7 @@ async def list_models(services: ServicesDep, tenant: TenantDep) -> dict[str, Any
 
 @router.post(
     "/chat/completions",
-    responses=error_responses(*COMPLETES),
+    responses=or_events(*COMPLETES),
     openapi_extra=free_body(["model", "messages"], CHAT_EXAMPLE),
 )
 async def chat_completions(request: Request, services: ServicesDep, tenant: TenantDep) -> Response:
@@ -58,7 +58,7 @@ async def chat_completions(request: Request, services: ServicesDep, tenant: Tena
 
 
 @router.post(
-    "/completions", responses=error_responses(*COMPLETES), openapi_extra=free_body(["model", "prompt"], PROMPT_EXAMPLE)
+    "/completions", responses=or_events(*COMPLETES), openapi_extra=free_body(["model", "prompt"], PROMPT_EXAMPLE)
 )
 async def completions(request: Request, services: ServicesDep, tenant: TenantDep) -> Response:
     """OpenAI's completions; `model` is the base model's name or an adapter id."""
