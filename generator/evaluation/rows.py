@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,14 @@ class Rows:
             self.on_batch(len(batch))
         return results
 
+    @contextmanager
+    def read(self, prefix: list[int], adapter: LoraWeights | None) -> Iterator[Reading]:
+        """What many rows begin with, read once."""
+        with torch.inference_mode(), attached(self.base, adapter or {}, self.scaling):
+            ids = torch.tensor([prefix], device=self.base.device)
+            cache = self.base.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+            yield Reading(self.base, prefix, cache)
+
     def _batches(self, rows: Sequence[Row], room: int) -> Iterator[list[int]]:
         """Indices of rows that go together: adapters of one shape, lengths alike. room: tokens to come in each row."""
         order = sorted(range(len(rows)), key=lambda i: (_shape(rows[i].adapter), rows[i].length))
@@ -109,6 +118,40 @@ class Rows:
             )
         texts: list[list[int]] = out[:, longest:].tolist()
         return [text[: text.index(end)] if end in text else text for text in texts]
+
+
+class Reading:
+    """Goes on from a prefix, as often as wanted: its cache is cut back each time."""
+
+    def __init__(self, base: Any, prefix: list[int], cache: Any) -> None:
+        self.base, self.prefix, self.cache = base, prefix, cache
+
+    def _cut(self) -> None:
+        self.cache.crop(len(self.prefix) - self.cache.get_seq_length())  # negative: so many tokens at the end
+
+    def losses(self, prompt: list[int], target: list[int]) -> Tensor:
+        """Of each target token after prefix and `prompt` (at least one token)."""
+        ids = torch.tensor([prompt + target], device=self.base.device)
+        states = self.base.get_decoder()(input_ids=ids, past_key_values=self.cache, use_cache=True).last_hidden_state
+        self._cut()
+        logits = self.base.get_output_embeddings()(states[0, len(prompt) - 1 : -1]).float()
+        return F.cross_entropy(logits, ids[0, len(prompt) :], reduction="none").cpu()
+
+    def continuation(self, prompt: list[int], max_tokens: int, end: int) -> list[int]:
+        """The likeliest tokens after prefix and `prompt`, as `Rows.continuations` has them."""
+        ids = torch.tensor([self.prefix + prompt], device=self.base.device)
+        out = self.base.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=self.cache,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+        self._cut()
+        text: list[int] = out[0, ids.shape[1] :].tolist()
+        return text[: text.index(end)] if end in text else text
 
 
 def _shape(adapter: LoraWeights | None) -> str:
