@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from generator.config import GeneratorConfig
 from generator.encode import EndOfPass, LoraWeights, attached, decoder_layers
@@ -41,7 +42,8 @@ class Half:
 class FrozenModel:
     """A Hugging Face decoder whose layers all take the same arguments (no mix of sliding and full attention)."""
 
-    def __init__(self, base: Any, config: GeneratorConfig) -> None:
+    def __init__(self, base: Any, config: GeneratorConfig, gradient_checkpointing: bool = False) -> None:
+        self.gradient_checkpointing = gradient_checkpointing
         self.base = base
         self.decoder = base.get_decoder()
         self.layers = decoder_layers(base)
@@ -51,13 +53,14 @@ class FrozenModel:
         self.device = next(base.parameters()).device
 
     @torch.no_grad()
-    def read(self, chunks: list[list[int]]) -> list[Chunk]:
-        """One pass over each chunk; chunks of about one length share a pass."""
+    def read(self, chunks: list[list[int]], lora: LoraWeights | None = None, scaling: float = 0.0) -> list[Chunk]:
+        """One pass over each chunk, `lora` attached; chunks of about one length share a pass."""
         result: dict[int, Chunk] = {}
         skip = len(self.prefix)
         order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
         for batch in batches(order, [len(chunk) + skip for chunk in chunks]):
-            states, final = self._read([[*self.prefix, *chunks[i]] for i in batch])
+            with attached(self.base, lora or {}, scaling):
+                states, final = self._read([[*self.prefix, *chunks[i]] for i in batch])
             for row, i in enumerate(batch):
                 kept = slice(skip, skip + len(chunks[i]))
                 here = {layer: state[row, kept] for layer, state in states.items()}
@@ -83,6 +86,12 @@ class FrozenModel:
         return states, final
 
     @torch.no_grad()
+    def final(self, ids: list[int]) -> Tensor:
+        """The last states over one row, without adapter: T x d_model."""
+        states: Tensor = self.decoder(input_ids=pad([ids]).to(self.device), use_cache=False).last_hidden_state[0]
+        return states
+
+    @torch.no_grad()
     def lower(self, rows: list[list[int]]) -> Half:
         """Pass rows up to the first adapted layer."""
         ids = pad(rows).to(self.device)
@@ -104,10 +113,19 @@ class FrozenModel:
     def upper(self, half: Half, lora: LoraWeights, scaling: float) -> Tensor:
         """The rest of the pass, with an adapter for each row (or none): final states, N x T x d_model."""
         hidden = half.hidden
-        with attached(self.base, lora, scaling):
-            for layer in self.layers[self.first :]:
-                out = layer(hidden, **half.kwargs)
-                hidden = out[0] if isinstance(out, tuple) else out
+
+        def upper_layer(layer: nn.Module, state: Tensor) -> Tensor:
+            # Attached here and not around the loop: a checkpointed layer runs once more during the backward pass.
+            with attached(self.base, lora, scaling):
+                out = layer(state, **half.kwargs)
+            result: Tensor = out[0] if isinstance(out, tuple) else out
+            return result
+
+        for layer in self.layers[self.first :]:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(upper_layer, layer, hidden, use_reentrant=False)
+            else:
+                hidden = upper_layer(layer, hidden)
         normed: Tensor = self.decoder.norm(hidden)
         return normed
 

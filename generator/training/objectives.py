@@ -31,6 +31,7 @@ class Row:
     prompt: list[int]
     target: list[int]
     teacher: Tensor | None = None  # states of the frozen model that predict the target, len(target) x d_model
+    taught: list[int] | None = None  # the prompt that the frozen model is to be read with, as the teacher
 
 
 class Prompts:
@@ -87,6 +88,19 @@ def answers(
     return rows
 
 
+def distillation(
+    prompts: Prompts, document: int, passages: list[Passage], rng: random.Random, count: int, longest: int
+) -> list[Row]:
+    """Questions about the document; the teacher has the passage in its prompt."""
+    pool = [(passage, question) for passage in passages for question in passage.questions]
+    rows = []
+    for passage, question in rng.sample(pool, min(count, len(pool))):
+        prompt, target = prompts.question(question, "phrase")
+        taught, _ = prompts.question(question, "phrase", passage.ids)
+        rows.append(Row("distillation", document, prompt, target[:longest], taught=taught))
+    return rows
+
+
 def reconstruction(prompts: Prompts, document: int, ids: list[int], rng: random.Random, span: int) -> list[Row]:
     """A random span of the document itself."""
     start = rng.randrange(max(1, len(ids) - span))
@@ -125,6 +139,16 @@ def divergence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Sum over tokens of KL(teacher || student). Both T x vocabulary."""
     student, teacher = F.log_softmax(logits, -1), F.log_softmax(teacher_logits, -1)
     total: Tensor = torch.sum(teacher.exp() * (teacher - student))
+    return total
+
+
+def top_divergence(logits: Tensor, teacher_logits: Tensor, count: int) -> Tensor:
+    """Sum over tokens of KL(teacher || student) over the teacher's `count` likeliest tokens and the rest as one."""
+    student, teacher = F.log_softmax(logits, -1), F.log_softmax(teacher_logits, -1)
+    known, tokens = teacher.topk(min(count, teacher.shape[-1]), -1)
+    learned = student.gather(-1, tokens)
+    rest_t, rest_s = (torch.log1p(-part.exp().sum(-1).clamp_max(1 - 1e-6)) for part in (known, learned))
+    total: Tensor = torch.sum(known.exp() * (known - learned)) + torch.sum(rest_t.exp() * (rest_t - rest_s))
     return total
 
 

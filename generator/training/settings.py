@@ -84,6 +84,8 @@ class ObjectiveSettings:
     )
     unrelated_text: float = 2.0
     unrelated_question: float = 1.0
+    distillation: float = 0.0
+    top_k: int = 64  # of the teacher's tokens that distillation compares
     span: int = 64  # tokens scored by the objectives on running text
 
 
@@ -104,6 +106,8 @@ class OptimizerSettings:
 class RunSettings:
     seed: int = 0
     device: str = "cpu"
+    dtype: str = "float32"  # of the frozen base model; the network and all sums stay in float32
+    gradient_checkpointing: bool = False  # the upper layers twice, instead of their activations in memory
     threads: int = 2
     save_every: int = 20
     evaluate_every: int = 100

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from generator.encode import cut
+from generator.config import GeneratorConfig
+from generator.encode import LoraWeights, cut
+from generator.factors import factorize
 from generator.model import GeneratorNetwork
 from generator.training import objectives
 from generator.training.data import Passage
@@ -46,9 +48,7 @@ class Adapters:
         config = network.config
         self.weights: dict[str, tuple[Tensor, Tensor]] = {}
         pairs = [_token_pairs(network, index, context) for index in range(len(config.targets)) for context in contexts]
-        decomposed = [polar_with_gradient(keys, values, config.rank) for keys, values in pairs]
-        q = torch.stack([d[0] for d in decomposed])
-        p = polar_factor(torch.stack([d[1] for d in decomposed]))
+        q, p = _factors(pairs, config)
         count = len(contexts)
         for index, target in enumerate(config.targets):
             module = network.generators[index]
@@ -60,6 +60,15 @@ class Adapters:
         """The adapter of each row."""
         index = torch.tensor(contexts)
         return {name: (a[index], b[index]) for name, (a, b) in self.weights.items()}
+
+
+def _factors(pairs: list[tuple[Tensor, Tensor]], config: GeneratorConfig) -> tuple[Tensor, Tensor]:
+    """Q (N x r1 x k) and P (N x k x r2) with S^ = Q P, of N contexts' keys and values."""
+    if config.norm != "svd":
+        u, v = factorize(torch.stack([keys.mT @ values for keys, values in pairs]), config)
+        return u, v.mT
+    decomposed = [polar_with_gradient(keys, values, config.rank) for keys, values in pairs]
+    return torch.stack([d[0] for d in decomposed]), polar_factor(torch.stack([d[1] for d in decomposed]))
 
 
 def _token_pairs(network: GeneratorNetwork, index: int, context: list[tuple[Chunk, int]]) -> tuple[Tensor, Tensor]:
@@ -86,7 +95,7 @@ class Step:
 
     def __call__(self, passages: list[Passage], gains: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         """The weighted loss, and each objective's mean per token."""
-        documents = self._read(passages, rng)
+        documents = self._read(passages, gains, rng)
         contexts = [[(chunk, len(chunk.ids)) for chunk in document.chunks] for document in documents]
         whole = Adapters(self.network, gains, contexts)
         rows = self._rows(documents, rng)
@@ -101,7 +110,7 @@ class Step:
         means = {name: sum(part.item() for part in parts) / counts[name] for name, parts in losses.items()}
         return total, means
 
-    def _read(self, passages: list[Passage], rng: random.Random) -> list[Document]:
+    def _read(self, passages: list[Passage], gains: Tensor, rng: random.Random) -> list[Document]:
         documents: list[Document] = []
         pieces: list[list[list[int]]] = []
         for members in group(passages, self.settings.data.grouping, rng):
@@ -109,11 +118,26 @@ class Step:
             for passage in members[1:]:
                 ids += self.separator + passage.ids
             documents.append(Document(members, ids, []))
-            pieces.append(cut(ids, self.network.config.window))
+            window = len(ids) if self.network.config.strategy == "concat" else self.network.config.window
+            pieces.append(cut(ids, window))
+        if self.network.config.strategy == "sequential":
+            for document, parts in zip(documents, pieces, strict=True):
+                self._read_in_sequence(document, parts, gains)
+            return documents
         chunks = iter(self.frozen.read([chunk for parts in pieces for chunk in parts]))
         for document, parts in zip(documents, pieces, strict=True):
             document.chunks = [next(chunks) for _ in parts]
         return documents
+
+    @torch.no_grad()
+    def _read_in_sequence(self, document: Document, parts: list[list[int]], gains: Tensor) -> None:
+        """Each chunk with the adapter of those before it; no gradient goes through that adapter."""
+        for part in parts:
+            lora: LoraWeights = {}
+            if document.chunks:
+                contexts = [[(chunk, len(chunk.ids)) for chunk in document.chunks]]
+                lora = Adapters(self.network, gains, contexts).for_rows([0])
+            document.chunks += self.frozen.read([part], lora, self.network.config.scaling)
 
     def _rows(self, documents: list[Document], rng: random.Random) -> list[Row]:
         weights, data, prompts = self.settings.objectives, self.settings.data, self.prompts
@@ -123,6 +147,10 @@ class Step:
             count = data.questions * len(document.passages)
             if weights.answers:
                 rows += objectives.answers(prompts, index, document.passages, rng, count, data.answer_tokens)
+            if weights.distillation:
+                rows += objectives.distillation(
+                    prompts, index, document.passages, rng, len(document.passages), data.answer_tokens
+                )
             if weights.reconstruction:
                 rows += objectives.reconstruction(prompts, index, document.ids, rng, weights.span)
             if others and (weights.unrelated_text or weights.unrelated_question):
@@ -156,12 +184,17 @@ class Step:
             still = self.frozen.upper(half, {}, 0.0)
             for i in negatives:
                 states[i] = still[i, scored[i]]
+        for i, row in enumerate(batch):
+            if row.taught is not None:
+                states[i] = self.frozen.final([*row.taught, *row.target])[len(row.taught) - 1 : -1]
         return [None if state is None else self.frozen.logits(state) for state in states]
 
     def _loss(self, row: Row, logits: Tensor, teacher: Tensor | None) -> Tensor:
         ce = objectives.cross_entropy(logits, torch.tensor(row.target, device=logits.device))
         if teacher is None:
             return ce
+        if row.objective == "distillation":
+            return objectives.top_divergence(logits, teacher, self.settings.objectives.top_k)
         if row.objective == "unrelated_question":
             return objectives.symmetric_divergence(logits, teacher)
         share = self.settings.objectives.completion_share if row.objective == "completion" else 1.0

@@ -23,12 +23,15 @@ from generator.model import GeneratorNetwork
 from generator.training import associative
 from generator.training.data import Mixture, Passage, fingerprint, load_passages
 from generator.training.frozen import FrozenModel
+from generator.training.journal import Journal
 from generator.training.objectives import Prompts
+from generator.training.parallel import Workers
 from generator.training.settings import TrainingSettings
 from generator.training.step import Step
 
 # Text that the associative start is measured on: some 20,000 tokens.
 _START_PASSAGES = 120
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _HELD_OUT_SOURCES = ("qa-squad", "qa-nq-qed")
 
 
@@ -45,10 +48,14 @@ class Trainer:
         self.settings, self.folder = settings, folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.run.seed)
-        if settings.run.device == "cpu":
+        self.workers = Workers.join(settings.run.device)
+        self.device = self.workers.device
+        if self.device == "cpu":
             torch.set_num_threads(settings.run.threads)
+        if settings.run.dtype not in _DTYPES:
+            raise ConfigError(f"dtype: {settings.run.dtype!r} is not one of {', '.join(_DTYPES)}")
         base_folder = resolve_base_model(settings.generator.base_model)
-        self.base: Any = load_base(base_folder, settings.run.device, torch.float32)
+        self.base: Any = load_base(base_folder, self.device, _DTYPES[settings.run.dtype])
         tokenizer = load_tokenizer(base_folder)
         if tokenizer is None:
             raise ConfigError(f"base_model: {settings.generator.base_model} has no tokenizer")
@@ -58,7 +65,9 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.step = 0
         self._resume()
-        self.frozen = FrozenModel(self.base, self.network.config)
+        self.workers.same_start(self.network.parameters())
+        self.frozen = FrozenModel(self.base, self.network.config, settings.run.gradient_checkpointing)
+        self.journal = Journal(folder, settings.optimizer.steps, self.workers.first)
         scaling = self.network.config.scaling
         self.quality = Quality(self.base, self.prompts, self.held_out, scaling)
 
@@ -78,7 +87,7 @@ class Trainer:
 
     def _network(self, base_fingerprint: str) -> GeneratorNetwork:
         wanted = self.settings.generator
-        network = GeneratorNetwork(wanted.to_config(self.base, base_fingerprint)).to(self.settings.run.device)
+        network = GeneratorNetwork(wanted.to_config(self.base, base_fingerprint)).to(self.device)
         if wanted.initialization == "associative" and not (self.folder / "state.pt").exists():
             sample = random.Random(1).sample([p for ps in self.mixture.sources.values() for p in ps], _START_PASSAGES)
             associative.initialize(network, self.base, [p.ids for p in sample])
@@ -87,7 +96,7 @@ class Trainer:
     def _optimizer(self) -> torch.optim.AdamW:
         settings = self.settings.optimizer
         # The logarithm of a scale for each target's output, with a rate of its own; folded into B after every step.
-        self.gains = nn.Parameter(torch.zeros(len(self.network.config.targets), device=self.settings.run.device))
+        self.gains = nn.Parameter(torch.zeros(len(self.network.config.targets), device=self.device))
         groups = [{"params": [p], "peak": settings.rate * _size(p)} for p in self.network.parameters()]
         groups.append({"params": [self.gains], "peak": settings.gain_rate})
         return torch.optim.AdamW(groups, lr=settings.rate, weight_decay=0.0, betas=settings.betas)
@@ -103,18 +112,20 @@ class Trainer:
     def train(self) -> None:
         """Run to the last step."""
         step = Step(self.frozen, self.network, self.prompts, self.settings)
-        run = self.settings.run
-        while self.step < self.settings.optimizer.steps:
-            started = time.perf_counter()
-            rng = random.Random(f"{run.seed}-{self.step}-rows")
-            passages = self.mixture.draw(self.step, self.settings.data.passages)
-            means, norm = self._update(step, passages, rng)
-            self.step += 1
-            self._log({"step": self.step, "seconds": time.perf_counter() - started, "gradient": norm, **means})
-            if self.step % run.save_every == 0 or self.step == self.settings.optimizer.steps:
-                self.save()
-            if self.step % run.evaluate_every == 0 or self.step == self.settings.optimizer.steps:
-                self.evaluate()
+        run, workers = self.settings.run, self.workers
+        with self.journal:
+            while self.step < self.settings.optimizer.steps:
+                started = time.perf_counter()
+                turn = self.step * workers.count + workers.rank  # the processes' passages are neighbours in one stream
+                rng = random.Random(f"{run.seed}-{turn}-rows")
+                means, norm = self._update(step, self.mixture.draw(turn, self.settings.data.passages), rng)
+                self.step += 1
+                self.journal.step(self.step, time.perf_counter() - started, norm, means)
+                last = self.step == self.settings.optimizer.steps
+                if workers.first and (last or self.step % run.save_every == 0):
+                    self.save()
+                if last or self.step % run.evaluate_every == 0:
+                    self.evaluate()
 
     def _update(self, step: Step, passages: list[Passage], rng: random.Random) -> tuple[dict[str, float], float]:
         for group in self.optimizer.param_groups:
@@ -122,7 +133,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss, means = step(passages, self.gains, rng)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_([*self.network.parameters(), self.gains], self.settings.optimizer.clip).item()
+        trained = [*self.network.parameters(), self.gains]
+        self.workers.average_gradients(trained)
+        norm = nn.utils.clip_grad_norm_(trained, self.settings.optimizer.clip).item()
         if math.isfinite(norm):  # else the step is skipped, and the log says so
             self.optimizer.step()
             self._fold_gains()
@@ -136,7 +149,12 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
-        """Held-out losses with the adapters as inference makes them."""
+        """Held-out losses with the adapters as inference makes them; the first process measures, the others wait."""
+        report = self._measure() if self.workers.first else {}
+        self.workers.wait()
+        return report
+
+    def _measure(self) -> dict[str, float]:
         self.network.requires_grad_(False)
         encoder = Encoder(self.base, self.network, batch_tokens=1)
         config = self.network.config
@@ -147,7 +165,7 @@ class Trainer:
 
         report = self.quality.measure(adapter).report()
         self.network.requires_grad_(True)
-        self._log({"step": self.step, "held_out": {k: round(v, 4) for k, v in report.items()}})
+        self.journal.held_out(self.step, report)
         return report
 
     def save(self) -> None:
@@ -158,19 +176,14 @@ class Trainer:
         scratch.rename(self.folder / "state.pt")
 
     def _resume(self) -> None:
-        (self.folder / "settings.json").write_text(
-            json.dumps({**self.settings.to_dict(), "data_fingerprints": self.data_fingerprints}, indent=2)
-        )
+        if self.workers.first:
+            (self.folder / "settings.json").write_text(
+                json.dumps({**self.settings.to_dict(), "data_fingerprints": self.data_fingerprints}, indent=2)
+            )
         if not (self.folder / "state.pt").exists():
             return
         saved = load_network(self.folder / "checkpoint")
         self.network.load_state_dict(saved.state_dict())
-        state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.settings.run.device)
+        state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-
-    def _log(self, record: dict[str, Any]) -> None:
-        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(rounded) + "\n")
-        print(json.dumps(rounded), flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from generator.model import GeneratorNetwork
 from generator.training import associative, polar
 from generator.training.data import Mixture, Passage, Question, load_passages
 from generator.training.frozen import FrozenModel
-from generator.training.objectives import Prompts
+from generator.training.journal import Journal
+from generator.training.objectives import Prompts, divergence, top_divergence
 from generator.training.polar import polar_factor
-from generator.training.settings import DataSettings, GeneratorSettings, TrainingSettings
+from generator.training.settings import DataSettings, GeneratorSettings, ObjectiveSettings, TrainingSettings
 from generator.training.step import Adapters, Step
 
 OPTIONS: dict[str, Any] = {"key_shift": 1, "value_source": "embedding", "prefix_ids": (0,), "layers": (1, 2)}
@@ -59,29 +62,90 @@ class Words:
         return [ord(c) % 64 for c in text]
 
 
-def test_a_few_steps_lower_the_loss(tiny_generator: Callable[..., Generator]) -> None:
-    generator = tiny_generator(window=32, **OPTIONS)
+PASSAGES = [Passage("t", ids(30, 50 + i), "s", [Question("who?", [f"n{i}"])]) for i in range(4)]
+DATA = DataSettings("none", {}, passages=4, grouping=(1, 2), questions=1)
+
+
+def make_step(
+    generator: Generator, objectives: ObjectiveSettings | None = None, gradient_checkpointing: bool = False
+) -> Step:
+    """A step that trains a fresh network from the associative start."""
     torch.manual_seed(0)
     network = GeneratorNetwork(generator.config)
     associative.initialize(network, generator.base, [ids(60, seed) for seed in range(8)])
-    settings = TrainingSettings(
-        GeneratorSettings("tiny", (1, 2)), DataSettings("none", {}, passages=4, grouping=(1, 2), questions=1)
-    )
-    words = Words()
-    prompts = Prompts(words.tokenize, lambda text: text, [0], 1)
-    passages = [Passage("t", ids(30, 50 + i), "s", [Question("who?", [f"n{i}"])]) for i in range(4)]
+    settings = TrainingSettings(GeneratorSettings("tiny", (1, 2)), DATA, objectives or ObjectiveSettings())
+    prompts = Prompts(Words().tokenize, lambda text: text, [0], 1)
+    frozen = FrozenModel(generator.base, generator.config, gradient_checkpointing)
+    return Step(frozen, network, prompts, settings)
+
+
+@pytest.mark.parametrize("norm", ["svd", "frobenius"])
+@pytest.mark.parametrize("strategy", ["concat", "parallel", "sequential"])
+def test_a_few_steps_lower_the_loss(tiny_generator: Callable[..., Generator], strategy: str, norm: str) -> None:
+    generator = tiny_generator(window=32, strategy=strategy, norm=norm, **OPTIONS)
+    step = make_step(generator, ObjectiveSettings(distillation=0.5, top_k=8))
     gains = torch.nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.Adam([*network.parameters(), gains], lr=1e-2)
-    step = Step(FrozenModel(generator.base, generator.config), network, prompts, settings)
+    optimizer = torch.optim.Adam([*step.network.parameters(), gains], lr=1e-2)
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
-        loss, means = step(passages, gains, random.Random(0))
+        loss, means = step(PASSAGES, gains, random.Random(0))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
-    assert set(means) == {"answers", "reconstruction", "completion", "unrelated_text", "unrelated_question"}
+    objectives = {"answers", "reconstruction", "completion", "distillation", "unrelated_text", "unrelated_question"}
+    assert set(means) == objectives
     assert losses[-1] < 0.97 * losses[0]
+
+
+def test_checkpointed_layers_have_the_same_gradient(tiny_generator: Callable[..., Generator]) -> None:
+    generator = tiny_generator(window=32, **OPTIONS)
+    found = []
+    for checkpointing in (False, True):
+        step = make_step(generator, gradient_checkpointing=checkpointing)
+        loss, _ = step(PASSAGES, torch.nn.Parameter(torch.zeros(2)), random.Random(0))
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append([p.grad for p in step.network.parameters()])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_top_divergence_is_the_divergence_when_all_tokens_are_in_it() -> None:
+    student, teacher = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    whole = divergence(student, teacher)
+    assert abs(top_divergence(student, teacher, 15) - whole) < 1e-4 * whole
+    assert 0 < top_divergence(student, teacher, 4) < whole
+
+
+WORKER = """
+import torch
+from generator.training.parallel import Workers
+workers = Workers.join("cpu")
+weight = torch.nn.Parameter(torch.full((2,), 5.0 + workers.rank))
+unused = torch.nn.Parameter(torch.ones(1))
+workers.same_start([weight, unused])
+weight.grad = torch.full((2,), 1.0 + workers.rank)
+workers.average_gradients([weight, unused])
+workers.wait()
+assert weight.tolist() == [5.0, 5.0] and weight.grad.tolist() == [1.5, 1.5] and unused.grad.tolist() == [0.0]
+"""
+
+
+def test_processes_share_start_and_gradients(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "worker.py")], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_journal_draws_what_it_wrote(tmp_path: Path) -> None:
+    with Journal(tmp_path, steps=2, first=True) as journal:
+        journal.step(1, 0.5, 2.0, {"answers": 3.0})
+        journal.held_out(1, {f"answers/{c}": 1.0 for c in ("closed", "other", "prompt", "own")})
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "losses.png").stat().st_size > 1000
 
 
 def test_every_passage_comes_before_one_comes_again() -> None:
