@@ -54,7 +54,9 @@ def store_child(data_dir: Path) -> tuple[ChildSpec, str]:
         "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        # With everysec a write may wait in the process's memory for the disk to take the one before it: a kill would lose
+        # what was acknowledged. This costs an adapter of 2 MB some 7 ms more.
+        "appendfsync": "always",
         "save": "",
         "maxmemory": str(int(memory * STORE_MEMORY_SHARE)),
         "maxmemory-policy": "noeviction",

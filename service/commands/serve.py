@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -60,7 +61,16 @@ def serve(
         raise typer.Exit(EXIT_USAGE) from None
     except KeyboardInterrupt:
         code = EXIT_OK
-    raise typer.Exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Python would wait for its threads, and a pass of the generator may take minutes: the grace is over, and all that lasts
+    has been closed."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 async def _serve(settings: Settings, stages: Stages) -> int:
