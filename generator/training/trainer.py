@@ -81,7 +81,7 @@ class Trainer:
             p
             for s in _HELD_OUT_SOURCES
             if s in data.sources
-            for p in load_passages(folder, s, "dev", self.prompts.tokenize)
+            for p in load_passages(folder, s, "dev", self.prompts.tokenize, data.length)
         ]
         self.held_out = held_out(asked, run.evaluation_passages)
 

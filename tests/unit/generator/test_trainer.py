@@ -1,0 +1,92 @@
+"""A whole run: resumable to the step, with everything that made the checkpoint beside it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from generator import load_generator
+from generator.config import ConfigError
+from generator.training.settings import (
+    DataSettings,
+    GeneratorSettings,
+    OptimizerSettings,
+    RunSettings,
+    TrainingSettings,
+)
+from generator.training.trainer import Trainer
+
+WORDS = [f"w{i}" for i in range(58)]
+
+
+@pytest.fixture
+def settings(tiny_base: Callable[[str], Path], tmp_path: Path) -> TrainingSettings:
+    """A run of four steps on made-up passages, with a tokenizer of 64 words."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base("llama"), base)
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "</s>", "<|endoftext|>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(base)
+    data = tmp_path / "data"
+    data.mkdir()
+    with (data / "qa-squad.jsonl").open("w") as file:
+        for i in range(130):
+            text = " ".join(random.Random(i).choices(WORDS, k=30))
+            record = {"title": f"t{i}", "context": text, "question": "w1 w2", "answers": [text.split()[3]]}
+            file.write(json.dumps({**record, "split": "dev" if i % 10 == 0 else "train"}) + "\n")
+    generator = GeneratorSettings(
+        str(base), (1, 2), r1=12, r2=10, max_rank=6, alpha=5.0, key_shift=1, value_source="embedding", window=32
+    )
+    return TrainingSettings(
+        replace(generator, initialization="random", strategy="parallel"),
+        DataSettings(str(data), {"qa-squad": 1.0}, length=(5, 60), passages=3, questions=1),
+        optimizer=OptimizerSettings(steps=4, warmup=1),
+        run=RunSettings(save_every=2, evaluate_every=4, evaluation_passages=8, threads=1),
+    )
+
+
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(settings: TrainingSettings, tmp_path: Path) -> None:
+    Trainer(settings, tmp_path / "whole").train()
+    cut = Trainer(settings, tmp_path / "cut")
+    save = cut.save
+
+    def save_and_die() -> None:
+        save()
+        raise KeyboardInterrupt
+
+    cut.save = save_and_die  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    again = Trainer(settings, tmp_path / "cut")
+    assert again.step == 2
+    again.train()
+    whole, resumed = (load_generator(tmp_path / name / "checkpoint") for name in ("whole", "cut"))
+    for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    saved = json.loads((tmp_path / "cut" / "settings.json").read_text())
+    assert saved["data_fingerprints"].keys() == {"qa-squad"}
+    records = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 4]
+    assert "knowledge_recovered" in records[-1]["held_out"]
+
+
+def test_an_unknown_precision_is_named(settings: TrainingSettings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype"):
+        Trainer(replace(settings, run=replace(settings.run, dtype="float8")), tmp_path / "run")
+
+
+def test_a_bfloat16_base_trains_a_float32_network(settings: TrainingSettings, tmp_path: Path) -> None:
+    trainer = Trainer(replace(settings, run=replace(settings.run, dtype="bfloat16")), tmp_path / "run")
+    trainer.train()
+    assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.base.parameters()} == {torch.bfloat16}
