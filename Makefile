@@ -37,12 +37,18 @@ eval: setup ## Measure the shipped generator on held-out documents
 lock: setup ## Resolve locks/cpu.txt anew
 	tools/lock.sh
 
-.PHONY: fuzz chaos audit
+.PHONY: fuzz chaos kills soak audit
 fuzz: setup ## Thousands of requests and documents made to break it (FUZZ_CASES: how many of each kind)
 	FUZZ_CASES=$${FUZZ_CASES:-400} $(PYTEST) -s tests/contract/test_schema.py tests/contract/test_fuzz.py tests/hostile
 
-chaos: setup ## Parts killed, paused and slowed under load (CHAOS_MINUTES, CHAOS_SEED), SIGKILLs, a soak; see docs/security.md
+chaos: setup ## Store and engine killed, paused, slowed under load (CHAOS_MINUTES, CHAOS_SEED)
 	@$(BIN)/python -m tests.chaos
+
+kills: setup ## The service killed while it makes adapters (CHAOS_CREATES, CHAOS_SEED)
+	@$(BIN)/python -m tests.chaos kills
+
+soak: setup ## The same load for long: nothing may grow (SOAK_MINUTES)
+	@$(BIN)/python -m tests.chaos soak
 
 audit: setup ## Known vulnerabilities of the locked packages (asks pypi.org)
 	@tools/audit.sh
