@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,13 +42,30 @@ def polar_factors(states: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     states: ... x r1 x r2. From the symmetric eigenproblem of the smaller Gram matrix in float64 (several times quicker than
     an SVD; squaring costs half of float64's digits, which leaves more than float32 has). Deterministic: the same bits for
-    the same S, whatever else is in the batch, because each matrix is decomposed on its own.
+    the same S, whatever else is in the batch, because each matrix is decomposed on its own, by one thread.
     """
     flat = states.reshape(-1, *states.shape[-2:]).double()
-    pairs = [_leading_singular_vectors(matrix, rank) for matrix in flat]
+    with _a_thread_for_each(flat) as each:
+        pairs = list(each(partial(_leading_singular_vectors, rank=rank), flat))
     u = torch.stack([pair[0] for pair in pairs]).to(states.dtype)
     v = torch.stack([pair[1] for pair in pairs]).to(states.dtype)
     return u.reshape(*states.shape[:-2], *u.shape[-2:]), v.reshape(*states.shape[:-2], *v.shape[-2:])
+
+
+@contextmanager
+def _a_thread_for_each(matrices: Tensor) -> Iterator[Callable[..., Iterable[tuple[Tensor, Tensor]]]]:
+    """Gives a `map`. An eigenproblem of some hundred rows gains little from a second core, several of them much: on a CPU
+    as many at once as torch has threads, each with one."""
+    threads = torch.get_num_threads()
+    if matrices.device.type != "cpu" or threads == 1:
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(threads, len(matrices))) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
