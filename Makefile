@@ -31,8 +31,8 @@ bench: setup ## The benchmarks
 train: setup ## Train the shipped generator (resumes)
 	$(BIN)/genadapter train generator/training/configs/smollm2-135m-instruct.toml
 
-eval: setup ## Measure the shipped generator on held-out documents
-	$(BIN)/genadapter eval quality
+eval: setup ## The paper's uses with the shipped generator and the baselines, within an hour: docs/results.md
+	$(BIN)/genadapter eval all --limit 16 --minutes 50 --report docs/results.md
 
 lock: setup ## Resolve locks/cpu.txt anew
 	tools/lock.sh

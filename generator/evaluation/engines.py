@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Protocol
 
-from generator.base_model import resolve_base_model
 from generator.config import GeneratorConfig
 from generator.encode import LoraWeights
 from generator.evaluation.costs import BYTES_PER_NUMBER, Shape, adapter_numbers
@@ -134,18 +133,34 @@ class InProcess:
         return [[*self.prompts.tokenize(answer), *ends] for answer in asked.answers[:1]]
 
     def _measure(self, replies: list[Reply], asked: list[Asked], prompts: list[list[int]], handle: Any) -> None:
-        targets = [self._targets(one) for one in asked]
-        rows = [Row(p, target, handle) for p, several in zip(prompts, targets, strict=True) for target in several]
-        begin = time.perf_counter()
-        losses = iter(self._losses(rows))
-        for reply, one, several in zip(replies, asked, targets, strict=True):
-            found = [next(losses) for _ in several]
-            reply.seconds = (time.perf_counter() - begin) / len(asked)
-            if one.kind == "raw":
-                means = [loss / len(target) for loss, target in zip(found, several, strict=True)]
+        """Losses of answers and texts; the choice where there are options."""
+        if any(one.options for one in asked):
+            self._choose(replies, asked, prompts, handle)
+            return
+        scored = [
+            (reply, prompt, self._target(one)) for reply, prompt, one in zip(replies, prompts, asked, strict=True)
+        ]
+        scored = [(reply, prompt, target) for reply, prompt, target in scored if target]
+        losses = self._losses([Row(prompt, target, handle) for _, prompt, target in scored])
+        for (reply, _, target), loss in zip(scored, losses, strict=True):
+            reply.loss, reply.loss_tokens = loss, len(target)
+
+    def _target(self, asked: Asked) -> list[int]:
+        """The first answer; a chat's ends its turn. Nothing for a question without an answer."""
+        answer = self.prompts.tokenize(asked.answers[0]) if asked.answers else []
+        return [*answer, self.prompts.end] if answer and asked.kind == "chat" else answer
+
+    def _choose(self, replies: list[Reply], asked: list[Asked], prompts: list[list[int]], handle: Any) -> None:
+        """The option with the lowest loss per token. Demonstrations are read once, each input once for all its options."""
+        begin, shared = time.perf_counter(), _shared(prompts)
+        with self.rows.read(shared, handle) as read:
+            for reply, one, prompt in zip(replies, asked, prompts, strict=True):
+                with read.further(prompt[len(shared) : -1]) as there:
+                    options = [self.prompts.tokenize(f" {option}") for option in one.options]
+                    means = [there.losses(prompt[-1:], option).mean().item() for option in options]
                 reply.chosen = one.options[means.index(min(means))]
-            elif found:
-                reply.loss, reply.loss_tokens = found[0], len(several[0])
+        for reply in replies:
+            reply.seconds = (time.perf_counter() - begin) / len(asked)
 
     def _losses(self, rows: list[Row]) -> list[float]:
         shared = _shared([row.prompt for row in rows])
@@ -168,11 +183,3 @@ def _shared(prompts: list[list[int]]) -> list[int]:
     """What all begin with; at least one token of each is left over."""
     alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
     return [tokens[0] for tokens in alike]
-
-
-def packaged_tokenizer(base_model: str) -> tuple[Any, Any]:
-    """Tokenizer and configuration of a base model, without its weights."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    folder = resolve_base_model(base_model)
-    return AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)

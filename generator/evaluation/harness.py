@@ -92,9 +92,9 @@ class Harness:
         ends = time.monotonic() + 60 * self.plan.minutes if self.plan.minutes is not None else None
         with (self.folder / RECORDS).open("a", encoding="utf-8") as file, _Bar(progress) as bar:
             for position, (task, items) in enumerate(prepared):
-                remaining = len(prepared) - position
-                share = None if ends is None else (ends - time.monotonic()) / remaining
-                stop = None if share is None else time.monotonic() + share
+                left = sum(later.share for later, _ in prepared[position:])
+                now = time.monotonic()
+                stop = None if ends is None else now + (ends - now) * task.share / left
                 for record in self._run(task, items, stop, bar):
                     self.records.append(record)
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")

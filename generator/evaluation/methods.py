@@ -90,7 +90,9 @@ class Methods:
         cost = DocumentCost(tokens, numbers=self.engine.shape.cache_numbers(tokens))
         return Prepared([text] * len(item.asked), cost=cost)
 
-    def _retrieval(self, item: Item) -> Prepared:
+    def _retrieval(self, item: Item) -> Prepared | None:
+        if len(item.passages) <= _BEST:  # the same as the whole document
+            return None
         found = [best_passages(item.passages, asked.text, _BEST) for asked in item.asked]
         return Prepared([item.joint.join(passages) for passages in found])
 

@@ -126,8 +126,19 @@ class Reading:
     def __init__(self, base: Any, prefix: list[int], cache: Any) -> None:
         self.base, self.prefix, self.cache = base, prefix, cache
 
+    @contextmanager
+    def further(self, tokens: list[int]) -> Iterator[Reading]:
+        """After some more tokens; this reading goes on where it was when that one ends."""
+        if tokens:
+            ids = torch.tensor([tokens], device=self.base.device)
+            self.base.get_decoder()(input_ids=ids, past_key_values=self.cache, use_cache=True)
+        yield Reading(self.base, self.prefix + tokens, self.cache)
+        self._cut()
+
     def _cut(self) -> None:
-        self.cache.crop(len(self.prefix) - self.cache.get_seq_length())  # negative: so many tokens at the end
+        surplus = self.cache.get_seq_length() - len(self.prefix)
+        if surplus:
+            self.cache.crop(-surplus)  # negative: so many tokens at the end
 
     def losses(self, prompt: list[int], target: list[int]) -> Tensor:
         """Of each target token after prefix and `prompt` (at least one token)."""

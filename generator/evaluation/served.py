@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from generator.base_model import resolve_base_model
 from generator.checkpoint import read_config, resolve_checkpoint
+from generator.config import GeneratorConfig
 from generator.evaluation.costs import Shape
-from generator.evaluation.engines import Made, Reply, message, packaged_tokenizer, window_of
+from generator.evaluation.engines import Made, Reply, message, window_of
 from generator.evaluation.items import Asked, Text
+
+if TYPE_CHECKING:
+    import httpx
 
 _CONNECT_S, _ANSWER_S = 5.0, 900.0
 # A busy service says when to come back; so often at most.
@@ -28,24 +33,28 @@ class Served:
 
     kinds: tuple[str, ...] = ("chat",)
 
-    def __init__(self, url: str, checkpoint: str | os.PathLike[str]) -> None:
-        import httpx
-
-        self.config = read_config(resolve_checkpoint(checkpoint))
-        tokenizer, base_config = packaged_tokenizer(self.config.base_model)
+    def __init__(self, client: httpx.Client, config: GeneratorConfig, tokenizer: Any, base_config: Any) -> None:
+        self.client, self.config = client, config
         self.text = Text(
             lambda text: tokenizer(text, add_special_tokens=False).input_ids,
             lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         )
         self.shape, self.window = Shape.of(base_config), window_of(base_config)
-        key = os.environ.get("GENADAPTER_API_KEY")
-        self.client = httpx.Client(
-            base_url=url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-            trust_env=False,
-        )
         self._made: OrderedDict[str, Made] = OrderedDict()
+
+    @classmethod
+    def at(cls, url: str, checkpoint: str | os.PathLike[str]) -> Served:
+        """checkpoint: the generator that the service runs, for lengths and costs. Raises `CheckpointError`."""
+        import httpx
+        from transformers import AutoConfig, AutoTokenizer
+
+        config = read_config(resolve_checkpoint(checkpoint))
+        folder = resolve_base_model(config.base_model)
+        key = os.environ.get("GENADAPTER_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
+        client = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
+        return cls(client, config, AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder))
 
     def contextualize(self, document: str) -> Made:
         if document not in self._made:

@@ -23,8 +23,10 @@ def documents(folder: Path, source: str, split: str) -> list[Source]:
     """`qa-*`: each context with its questions; `corpus-*`: each text. A set without titles counts each document as a group."""
     by_text: dict[str, Source] = {}
     for record in records(folder, source, split):
-        text = record.get("context") or record["text"]
-        found = by_text.setdefault(text, Source(record["title"] or record["id"], text))
+        text = record["text"] if "text" in record else record["context"]
+        if not text.strip():
+            continue
+        found = by_text.setdefault(text, Source(record.get("group") or record["title"] or record["id"], text))
         if record.get("answers"):
             found.questions.append(Question(record["question"], record["answers"]))
     return list(by_text.values())

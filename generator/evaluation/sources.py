@@ -55,7 +55,12 @@ def example_sets(specification: str, data: Path, split: str, seed: int) -> list[
     for source in specification.split("+"):
         for name, pairs in shared_sets.examples(data, source, split).items():
             sets.append(_halved(name, pairs, random.Random(f"{seed}-{name}")))
-    return [one for one in sets if 2 <= len(one.options) <= _MAX_OPTIONS]
+    return [one for one in sets if 2 <= len(one.options) <= _MAX_OPTIONS and not _letters(one.options)]
+
+
+def _letters(options: list[str]) -> bool:
+    """ "(A)" and the like stand for something else in every example: demonstrations cannot teach them."""
+    return any(option.startswith("(") for option in options)
 
 
 def _halved(name: str, pairs: list[tuple[str, str]], rng: random.Random) -> ExampleSet:

@@ -66,8 +66,10 @@ def quality(
 
 @evaluation.command(name="all")
 def run_all(
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that is there is gone on with.")],
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to run; all by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, gone on with if it is there; runs/evaluation-CHECKPOINT.")
+    ] = None,
     checkpoint: CheckpointOption = None,
     base_model: Annotated[str | None, typer.Option(help="Folder or hub id, if not as the checkpoint says.")] = None,
     data: DataOption = DEFAULT_DATA,
@@ -118,7 +120,7 @@ def run_all(
             sources=given,
         )
         engine, about = _engine(str(checkpoint or default_checkpoint()), base_model, device, url)
-        path = _run(engine, about, plan, data, out)
+        path = _run(engine, about, plan, data, out or Path("runs") / f"evaluation-{about['checkpoint'][:12]}")
     except (CheckpointError, BaseModelNotFound, FileNotFoundError, ValueError, ServiceError) as error:
         fail(error)
     if report is not None:
@@ -145,7 +147,7 @@ def _engine(checkpoint: str, base_model: str | None, device: str, url: str | Non
     if url:
         from generator.evaluation.served import Served
 
-        engine = Served(url, checkpoint)
+        engine = Served.at(url, checkpoint)
     else:
         import torch
 

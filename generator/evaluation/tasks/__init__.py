@@ -25,6 +25,7 @@ class Task:
     methods: tuple[str, ...]
     from_examples: bool = False
     answer_tokens: int = 24
+    share: int = 1  # of a run's time, beside the other tasks'
 
 
 _ASKING = (CLOSED, PROMPT, CUT, RETRIEVAL, OWN, OTHER)
@@ -39,6 +40,7 @@ TASKS = {
             documents.items,
             ("F1", "exact", "loss"),
             (*_ASKING, TUNED, CONVERGED),
+            share=4,
         ),
         Task(
             "conversations",
@@ -48,6 +50,7 @@ TASKS = {
             ("F1", "loss"),
             (*_ASKING, TUNED, CONVERGED),
             answer_tokens=64,
+            share=2,
         ),
         Task(
             "demonstrations",
@@ -57,6 +60,7 @@ TASKS = {
             ("accuracy", "macro F1"),
             _ASKING,
             from_examples=True,
+            share=2,
         ),
         Task(
             "needles",
@@ -65,6 +69,7 @@ TASKS = {
             needles.items,
             ("found", "F1", "loss"),
             _ASKING,
+            share=2,
         ),
         Task(
             "completion",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from typing import Literal
 
 from generator.evaluation.items import Asked, Item, Sizes, Source, Text
@@ -23,14 +24,11 @@ def reconstruction(sources: list[Source], sizes: Sizes, text: Text) -> list[Item
 def _items(
     sources: list[Source], sizes: Sizes, text: Text, length: int, kind: Literal["continue", "recite"]
 ) -> list[Item]:
-    """Texts long enough for this length and the span that follows."""
-    chosen: list[tuple[str, list[int]]] = []
-    for source in random.Random(sizes.seed).sample(sources, len(sources)):
-        ids = text.tokenize(source.text)
-        if len(ids) >= length + SPAN:
-            chosen.append((source.group, ids))
-        if len(chosen) > sizes.limit:
-            break
+    """The beginnings of texts that are long enough for this length and the span that follows."""
+    shuffled = random.Random(sizes.seed).sample(sources, len(sources))
+    chosen = _long(shuffled, length + SPAN, sizes.limit + 1, text) or _long(
+        _joined(sources), length + SPAN, sizes.limit + 1, text
+    )
     groups = [group for group, _ in chosen]
     made = []
     for index, (group, ids) in enumerate(chosen[: sizes.limit]):
@@ -47,3 +45,23 @@ def _items(
             )
         )
     return made
+
+
+def _long(sources: list[Source], tokens: int, count: int, text: Text) -> list[tuple[str, list[int]]]:
+    """(group, token ids) of the first `count` texts with at least `tokens` tokens."""
+    found: list[tuple[str, list[int]]] = []
+    for source in sources:
+        # A token has at least one character: what is too short in characters need not be counted.
+        if len(found) < count and len(source.text) >= tokens:
+            ids = text.tokenize(source.text)
+            if len(ids) >= tokens:
+                found.append((source.group, ids))
+    return found
+
+
+def _joined(sources: list[Source]) -> list[Source]:
+    """All of a group as one text: chapters become books."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for source in sources:
+        texts[source.group].append(source.text)
+    return [Source(group, "\n\n".join(parts)) for group, parts in texts.items()]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from generator.evaluation.harness import AnotherRun, Harness, Plan
 from generator.evaluation.items import Asked, Sizes, Source, Text, split_passages
 from generator.evaluation.retrieval import best_passages
 from generator.evaluation.rows import Row, Rows
+from generator.evaluation.served import Served, ServiceError
 from generator.evaluation.sources import ExampleSet
 from generator.evaluation.tasks import CLOSED, OTHER, OWN, PROMPT, RETRIEVAL, TASKS
 from generator.generator import Generator
@@ -135,8 +137,11 @@ def test_prompts_that_begin_alike_give_what_they_give_alone(tiny_generator: Call
     with rows.read(prefix, lora) as read:
         losses = [read.losses(prompt, [5, 9, 7]) for prompt in prompts]
         made = [read.continuation(prompt, 5, END) for prompt in prompts]
+        with read.further(prompts[2][:-1]) as there:
+            further = [there.losses(prompts[2][-1:], [5, 9, 7]) for _ in range(2)]
+        losses.append(read.losses(prompts[0], [5, 9, 7]))
     assert made == rows.continuations(alone, 5, END)
-    for found, expected in zip(losses, rows.losses(alone), strict=True):
+    for found, expected in zip([*losses, *further], rows.losses([*alone, alone[0], alone[2], alone[2]]), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -215,8 +220,10 @@ def test_a_run_is_scored_reported_and_gone_on_with(
     rows = results.summarize(records)
     f1 = {(row["setting"], row["method"]): row["metrics"]["F1"]["mean"] for row in rows}
     for setting in ("60", "150"):
-        assert f1[setting, OWN] == f1[setting, PROMPT] == f1[setting, RETRIEVAL] == 1
+        assert f1[setting, OWN] == f1[setting, PROMPT] == 1
         assert f1[setting, CLOSED] == f1[setting, OTHER] == 0
+    assert f1["150", RETRIEVAL] == 1
+    assert ("60", RETRIEVAL) not in f1  # three passages or fewer: the whole document
     assert rows[0]["metrics"]["loss"]["mean"] == pytest.approx(2.5)
     path = write.write(
         folder, Harness(engine, PLAN, data, folder, ABOUT).configuration, rows, records, "Made by a test."
@@ -262,3 +269,37 @@ def test_macro_f1_and_perplexity_are_what_they_are_called() -> None:
     losses = [{"loss": 8 * math.log(3), "tokens": 4}, {"loss": 0.0, "tokens": 4}]
     (row,) = results.summarize([record("completion", "t", losses)])
     assert row["metrics"]["perplexity"]["mean"] == pytest.approx(3, abs=1e-3)
+
+
+def test_a_service_is_asked_what_the_model_would_be(tiny_generator: Callable[..., Generator]) -> None:
+    generator, bodies = tiny_generator(), list[dict[str, Any]]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        if len(bodies) == 1:
+            return httpx.Response(429, headers={"retry-after": "0"})
+        if request.url.path == "/contextualize":
+            return httpx.Response(201, json={"id": "ga-1", "tokens": 5, "bytes": 77})
+        choices, usage = [{"index": 0, "text": "pier 14"}], {"prompt_tokens": 9, "completion_tokens": 3}
+        return httpx.Response(200, json={"choices": choices, "usage": usage})
+
+    client = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service")
+    served = Served(client, generator.config, None, generator.base.config)
+    made = served.contextualize("The Orchid is moored at pier 14.")
+    asked = Asked("chat", "Where?", ["pier 14"])
+    plain, informed = served.ask([asked, asked], ["", "The Orchid."], made.handle, 24)
+    assert (plain.text, plain.made_tokens, made.stored_bytes) == ("pier 14", 3, 77)
+    assert bodies[0] == bodies[1] == {"text": "The Orchid is moored at pier 14."}
+    assert [body["messages"][0]["content"] for body in bodies[2:]] == ["Where?", "The Orchid.\n\nWhere?"]
+    assert bodies[2]["adapter_id"] == "ga-1"
+    assert bodies[2]["temperature"] == 0
+    assert informed.loss is None
+
+
+def test_what_a_service_refuses_ends_the_run(tiny_generator: Callable[..., Generator]) -> None:
+    generator = tiny_generator()
+    client = httpx.Client(
+        transport=httpx.MockTransport(lambda _: httpx.Response(413, text="too long")), base_url="http://s"
+    )
+    with pytest.raises(ServiceError, match="413"):
+        Served(client, generator.config, None, generator.base.config).contextualize("x")
