@@ -72,7 +72,7 @@ async def slowed(proxy: Proxy, chance: random.Random) -> AsyncIterator[None]:
 async def full(url: str, chance: random.Random) -> AsyncIterator[None]:
     """The store takes no writes, and goes on answering."""
     async with Redis.from_url(url) as redis:
-        before = (await redis.config_get("maxmemory"))["maxmemory"]
+        before = str((await redis.config_get("maxmemory"))["maxmemory"])
         await redis.config_set("maxmemory", "1")
         try:
             await asyncio.sleep(chance.uniform(*PAUSE_S))

@@ -111,6 +111,6 @@ async def _no_halves(redis: Redis, tally: Tally) -> None:
     if halves := parts["meta"] ^ parts["factors"]:
         tally.note("wrong_answers", f"half an adapter in the store: {halves}")
     for name in parts["meta"] & parts["factors"]:
-        record = AdapterRecord.from_json(await redis.get(f"ga:{{{name}}}:meta"))
-        if checksum(await redis.get(f"ga:{{{name}}}:factors")) != record.sha256:
+        pair: list[Any] = await redis.mget(f"ga:{{{name}}}:meta", f"ga:{{{name}}}:factors")
+        if checksum(pair[1]) != AdapterRecord.from_json(pair[0]).sha256:
             tally.note("wrong_answers", f"damaged weights in the store: {name}")

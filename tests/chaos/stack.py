@@ -108,7 +108,7 @@ async def started(folder: Path) -> AsyncIterator[Stack]:
         store_proxy = await exits.enter_async_context(Proxy(lambda: asyncio.open_unix_connection(address)))
         redis_url = f"redis://127.0.0.1:{store_proxy.port}"
         checkpoint = await asyncio.to_thread(
-            make_checkpoint, folder / "generator", await asyncio.to_thread(resolve_base_model, BASE_MODEL)
+            make_checkpoint, folder / "checkpoint", await asyncio.to_thread(resolve_base_model, BASE_MODEL)
         )
         settings = Settings(
             _env_file=None,

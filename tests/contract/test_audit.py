@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from service.auth import hash_key
 from tests.contract.conftest import StartService
-from tests.contract.test_errors import check
+from tests.contract.test_errors import _until, check
 
 SECRET = "the-combination-is-4711"
 
@@ -99,3 +100,22 @@ def test_too_much_at_once_is_busy(start_service: StartService) -> None:
             service.backend.open.set()
             waiting.join()
     assert service.client.get("/adapters").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/contextualize", "/generate", "/v1/completions"])
+def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(start_service: StartService, path: str) -> None:
+    """Neither a request that runs nor bytes that count: with room for one of each, the next client is served."""
+    service = start_service(max_requests=1, max_body_bytes=1 << 20, max_buffered_bytes=1 << 20)
+    port = int(service.url.rsplit(":", 1)[1])
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+            )
+            connection.sendall(head.encode() + b'{"text": "' + b"x" * 700_000)
+            _until(lambda: "genadapter_requests_in_flight 2.0" in service.client.get("/metrics").text)
+        _until(lambda: "genadapter_requests_in_flight 1.0" in service.client.get("/metrics").text)
+    body = b'{"text": "' + b"y " * 300_000 + b'"}'
+    answer = service.client.post("/contextualize", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 413, "too many tokens, but not too busy"
+    assert "genadapter_requests_in_flight 1.0" in service.client.get("/metrics").text
