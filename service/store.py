@@ -240,7 +240,8 @@ class Store:
             dropped = await self._redis.eval(DROP_PARTS, len(keys), *keys)
             removed = dict(zip(PARTS, map(int, dropped), strict=True))
             removed["index"] = await self._index.drop(tenant, adapter_id)
-        return removed if removed["meta"] else None
+        # Zeros are no failure: a reply was lost and the command sent again, or somebody else deleted it just now.
+        return removed
 
     async def usage(self, tenant: str) -> Usage:
         """What the tenant keeps, by the index."""

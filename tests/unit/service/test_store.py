@@ -102,6 +102,24 @@ def test_refresh_prolongs_and_never_shortens(valkey: ValkeyServer) -> None:
     with_store(valkey, use)
 
 
+def test_a_deletion_whose_reply_is_lost_is_a_deletion(valkey: ValkeyServer) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        made = record()
+        await store.publish(made, PAYLOAD)
+        evaluate = store._redis.eval
+
+        async def twice(*arguments: Any) -> Any:
+            """As the client does when the connection breaks after the server has done the work."""
+            await evaluate(*arguments)
+            return await evaluate(*arguments)
+
+        store._redis.eval = twice
+        assert await store.delete(made.id, made.tenant) is not None
+        assert await store.delete(made.id, made.tenant) is None
+
+    with_store(valkey, use)
+
+
 def test_promises_made_at_the_same_time_are_all_kept(valkey: ValkeyServer) -> None:
     async def use(store: Store, redis: Any) -> None:
         made = record(ttl_s=10)
