@@ -9,7 +9,8 @@
     a step of fine-tuning               three times reading
 
 Numbers stored: a document's KV cache (2 L times the width of the key-value heads, a token), an adapter's factors U_k and V_k,
-a LoRA's weights. Each takes two bytes.
+a LoRA's weights. A query's memory is the KV cache of its prompt and answer, and the LoRA that is attached. Each number takes
+two bytes.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ class Shape:
         return 2 * self.layers * self.kv * tokens
 
 
-def lora_flops(config: GeneratorConfig, tokens: int) -> float:
-    """Of a generated adapter, on every token that is read or made while it is attached."""
-    return 2.0 * tokens * config.rank * sum(target.d_in + target.d_out for target in config.targets)
+def attached_numbers(config: GeneratorConfig) -> int:
+    """Of a generated adapter as the engine holds it: lora_A and lora_B of every target."""
+    return config.rank * sum(target.d_in + target.d_out for target in config.targets)
 
 
 def generating(shape: Shape, config: GeneratorConfig, tokens: int) -> float:

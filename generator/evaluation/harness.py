@@ -13,6 +13,7 @@ from typing import Any
 
 from generator.evaluation import sources
 from generator.evaluation.answers import exact_match, normalize, token_f1
+from generator.evaluation.costs import BYTES_PER_NUMBER
 from generator.evaluation.engines import Engine, Reply
 from generator.evaluation.items import Asked, Item, Sizes
 from generator.evaluation.methods import Methods, Prepared
@@ -144,14 +145,16 @@ class Harness:
     def _question_cost(self, replies: list[Reply], prepared: Prepared) -> dict[str, float]:
         """Of one question, on average; each as if it were asked alone, its prompt read anew."""
         shape, count = self.engine.shape, len(replies)
-        flops = 0.0
+        flops = memory = 0.0
         for reply in replies:
             prompt, made = reply.prompt_tokens, reply.made_tokens
             flops += shape.reading(prompt) + shape.reading(made, before=prompt) + shape.naming(max(1, made))
-            flops += prepared.flops_per_token * (prompt + made)
+            flops += 2 * prepared.attached * (prompt + made)
+            memory += BYTES_PER_NUMBER * (shape.cache_numbers(prompt + made) + prepared.attached)
         return {
             "flops": flops / count,
             "seconds": round(sum(reply.seconds for reply in replies) / count, 4),
+            "memory_bytes": memory / count,
             "prompt_tokens": sum(reply.prompt_tokens for reply in replies) / count,
             "made_tokens": sum(reply.made_tokens for reply in replies) / count,
         }

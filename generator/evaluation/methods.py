@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from generator.evaluation import tasks
-from generator.evaluation.costs import BYTES_PER_NUMBER, adapter_numbers, generating, lora_flops
+from generator.evaluation.costs import BYTES_PER_NUMBER, adapter_numbers, attached_numbers, generating
 from generator.evaluation.engines import Engine, InProcess, Made
 from generator.evaluation.finetuning import Tuned, numbers
 from generator.evaluation.items import Item
@@ -40,12 +40,12 @@ class DocumentCost:
 
 @dataclass
 class Prepared:
-    """What is asked with: an adapter (which adds `flops_per_token`), and the text before each question."""
+    """What is asked with: an adapter (of `attached` numbers while it is in use), and the text before each question."""
 
     contexts: list[str]
     handle: Any = None
     cost: DocumentCost = field(default_factory=DocumentCost)
-    flops_per_token: float = 0.0
+    attached: int = 0
     note: dict[str, float] = field(default_factory=dict)
 
 
@@ -102,7 +102,7 @@ class Methods:
         cost = DocumentCost(
             made.tokens, generating(self.engine.shape, config, made.tokens), made.seconds, adapter_numbers(config)
         )
-        return Prepared(self._nothing(item), made.handle, cost, lora_flops(config, 1))
+        return Prepared(self._nothing(item), made.handle, cost, attached_numbers(config))
 
     def _tune(self, item: Item, which: int) -> Prepared | None:
         """Which: 0 for as long as the adapter took, 1 until it converges. Both come from one training."""
@@ -115,4 +115,4 @@ class Methods:
         stored = numbers(self.engine.generator.base)
         flops = 3 * tuned.passes * self.engine.shape.reading(tuned.tokens // tuned.passes)
         cost = DocumentCost(tuned.tokens // tuned.passes, flops, tuned.seconds, stored)
-        return Prepared(self._nothing(item), tuned.lora, cost, 2.0 * stored, {"passes": tuned.passes})
+        return Prepared(self._nothing(item), tuned.lora, cost, stored, {"passes": tuned.passes})

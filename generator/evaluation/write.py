@@ -79,18 +79,19 @@ def _costs(rows: list[Row]) -> list[str]:
     lines = [
         "## Costs",
         "",
-        "A document once, and each question. TFLOPs by formula, seconds as measured, numbers at two bytes.",
+        "A document once (what is stored for it, too), and each question (with its memory). TFLOPs by formula, seconds as measured.",
     ]
     lines += [
         "",
-        "| task | | method | document TFLOPs | seconds | numbers | MB | question TFLOPs | seconds | prompt tokens |",
+        "| task | | method | document TFLOPs | seconds | numbers | MB | question TFLOPs | seconds | MB | prompt tokens |",
     ]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         once, each = row["document"], row["question"]
         lines.append(
             f"| {row['task']} | {row['setting']} | {row['method']} | {once['flops'] / 1e12:.3f} | {once['seconds']:.2f} "
             f"| {once['numbers'] / 1e6:.2f} M | {once['bytes'] / 1e6:.2f} "
-            f"| {each['flops'] / 1e12:.3f} | {each['seconds']:.2f} | {each['prompt_tokens']:.0f} |"
+            f"| {each['flops'] / 1e12:.3f} | {each['seconds']:.2f} | {each['memory_bytes'] / 1e6:.2f} "
+            f"| {each['prompt_tokens']:.0f} |"
         )
     return lines
