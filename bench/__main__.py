@@ -1,15 +1,67 @@
-"""Run every benchmark with its defaults: python -m bench."""
+"""Every benchmark, one after the other, and bench/results/summary.json: python -m bench [--gpu | --quick] [NAME ...]
+
+Those that drive a common service share one that is started here.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
 
-BENCHMARKS = ("bench.adapters",)
+from bench import adapters, cold, contextualize, overhead, prompt, scale, startup
+from bench.common import RESULTS, Benchmark, parser, read
+from bench.stack import started
+
+BENCHMARKS: dict[str, Benchmark] = {  # type: ignore[type-arg]
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (startup, contextualize, prompt, overhead, cold, adapters, scale)
+}
 
 
 def main() -> int:
-    return max(subprocess.run([sys.executable, "-m", name], check=False).returncode for name in BENCHMARKS)
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="all by default")
+    args = arguments.parse_args()
+    names = args.names or list(BENCHMARKS)
+    common = [] if args.profile == "cpu" else [f"--{args.profile}"]
+    codes = asyncio.run(_shared([n for n in names if not BENCHMARKS[n].own_stack], common, args.url, args.engine_url))
+    for name in names:
+        if BENCHMARKS[name].own_stack:
+            codes.append(_run(name, common))
+    summarize()
+    return max(codes, default=0)
+
+
+async def _shared(names: list[str], common: list[str], url: str | None, engine_url: str | None) -> list[int]:
+    if url is not None:
+        addresses = ["--url", url, *(["--engine-url", engine_url] if engine_url else [])]
+        return [await asyncio.to_thread(_run, name, [*common, *addresses]) for name in names]
+    if not names:
+        return []
+    async with started() as stack:
+        assert stack.engine is not None
+        addresses = ["--url", str(stack.client.base_url), "--engine-url", str(stack.engine.base_url)]
+        return [await asyncio.to_thread(_run, name, [*common, *addresses]) for name in names]
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    print(f"\n== {name}", flush=True)
+    return subprocess.run([sys.executable, "-m", f"bench.{name}", *arguments], check=False).returncode
+
+
+def summarize() -> None:
+    """One number for each promise, from the results that are there."""
+    numbers: dict[str, float] = {}
+    for name, benchmark in BENCHMARKS.items():
+        try:
+            numbers |= benchmark.summary(read(name))
+        except FileNotFoundError:
+            continue
+    text = json.dumps({key: round(value, 4) for key, value in sorted(numbers.items())}, indent=2)
+    (RESULTS / "summary.json").write_text(text + "\n")
+    print(f"\n{text}")
 
 
 if __name__ == "__main__":

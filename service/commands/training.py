@@ -54,19 +54,29 @@ def import_checkpoint(
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks to run: adapters. All by default.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks to run. All by default.")] = None,
+    url: Annotated[str | None, typer.Option(help="A running service; one is started otherwise.")] = None,
+    engine_url: Annotated[str | None, typer.Option(help="The engine behind --url.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Sizes for a GPU.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only see that they run.")] = False,
 ) -> None:
-    """Run the benchmarks of a source checkout: tables on the terminal, JSON in bench/results.
+    """Run the benchmarks of a source checkout: tables on the terminal, JSON and plots in bench/results.
 
-    Example: genadapter bench adapters
+    adapters, cold, contextualize, overhead, prompt, scale, startup; each is also a command: python -m bench.NAME --help.
+
+    Example: genadapter bench prompt adapters
     """
     import importlib.util
     import subprocess
 
     if importlib.util.find_spec("bench") is None:
         fail("the benchmarks are part of the source checkout, and are run there")
-    modules = [f"bench.{name}" for name in names] if names else ["bench"]
-    raise typer.Exit(max(subprocess.run([sys.executable, "-m", module], check=False).returncode for module in modules))
+    options = {"--url": url, "--engine-url": engine_url}
+    arguments = [part for name, value in options.items() if value for part in (name, value)]
+    arguments += [name for name, wanted in (("--gpu", gpu), ("--quick", quick)) if wanted]
+    raise typer.Exit(
+        subprocess.run([sys.executable, "-m", "bench", *(names or []), *arguments], check=False).returncode
+    )
 
 
 def fail(error: object) -> NoReturn:

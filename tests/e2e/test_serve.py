@@ -123,6 +123,32 @@ def test_a_document_becomes_an_adapter_that_answers(running: Running, name: str,
     assert [model.id for model in client.models.list()][:1] == [MODEL]
 
 
+def test_a_context_that_grows_is_the_context_read_at_once(running: Running) -> None:
+    """Cut where one call would cut it: the state is kept in float32, so the stored bytes must be the same."""
+    client = running.client
+    first, second = story(77), story(78)
+    parent = client.post("/contextualize", json={"text": first, "keep_state": True}).json()
+    assert parent["chunks"] > 1
+    child = client.post(f"/adapters/{parent['id']}/append", json={"text": second, "keep_state": False}).json()
+    assert child["parent"] == parent["id"]
+    alone = client.post("/contextualize", json={"text": second}).json()
+    assert (child["tokens"], child["chunks"]) == tuple(parent[key] + alone[key] for key in ("tokens", "chunks"))
+    again = client.post("/contextualize", json={"text": second, "keep_state": True}).json()
+    other = client.post(f"/adapters/{again['id']}/append", json={"text": first}).json()
+    # S is a sum: in which order its parts came is rounding.
+    assert ask(client, other["id"]) == ask(client, child["id"])
+
+
+@pytest.mark.parametrize("name", ["adapters", "cold", "prompt"])
+def test_benchmarks_run(running: Running, name: str, tmp_path: Path) -> None:
+    url = str(running.client.base_url)
+    environment = {**os.environ, "GENADAPTER_BENCH_RESULTS": str(tmp_path)}
+    command = [sys.executable, "-m", f"bench.{name}", "--quick", "--url", url]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / f"{name}.json").is_file()
+
+
 def test_engine_limits_are_answered_in_words(running: Running) -> None:
     response = running.client.post("/generate", json={"prompt": "word " * 20_000, "max_tokens": 1})
     assert response.status_code == 400
