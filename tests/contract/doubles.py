@@ -64,9 +64,9 @@ class FakeBackend:
         states: Sequence[tuple[int, ...] | None] | None = None,
         on_chunk: Callable[[], None] | None = None,
     ) -> list[tuple[int, ...]]:
+        self.open.wait(30)
         if on_chunk is not None:
             on_chunk()
-        self.open.wait(30)
         self.batches.append([len(ids) for ids in documents])
         if any(token_of(POISON) in ids for ids in documents):
             raise RuntimeError(f"secret detail of {strategy}")

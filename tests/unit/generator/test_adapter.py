@@ -104,3 +104,21 @@ def test_ids_that_the_model_does_not_know(tiny_generator: Callable[..., Generato
 def test_reading_a_header_loads_no_torch() -> None:
     code = "import sys, generator.adapter, generator.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("modules", [("o_proj",), ("down_proj", "q_proj")])
+def test_sizes_are_as_the_operations_page_computes_them(
+    tiny_generator: Callable[..., Generator], tmp_path: Path, modules: tuple[str, ...]
+) -> None:
+    generator = tiny_generator(modules=modules)
+    config = generator.config
+    adapter = generator.contextualize(DOCUMENT)
+    count, k = len(config.targets), config.rank
+    widths = sum(target.d_in + target.d_out for target in config.targets)
+    assert 0 <= len(adapter.to_bytes()) - 2 * count * k * (config.r1 + config.r2) < 3 * 1024
+    assert adapter.state is not None
+    state = generator.state_to_bytes(adapter.state)
+    assert 0 <= len(state) - 4 * count * config.r1 * config.r2 < 1024
+    adapter.save_peft(tmp_path / "peft")
+    size = (tmp_path / "peft" / "adapter_model.safetensors").stat().st_size
+    assert 0 <= size - 4 * k * widths < 1024 + 300 * count

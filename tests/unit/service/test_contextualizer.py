@@ -10,7 +10,7 @@ import pytest
 
 from service.backend import BackendHolder
 from service.contextualizer import Contextualizer, Reading
-from service.errors import Busy, GeneratorUnavailable, ServerFault, Stopping
+from service.errors import Busy, GeneratorUnavailable, NoState, ServerFault, Stopping
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.contract.doubles import POISON, FakeBackend, token_of
@@ -90,6 +90,39 @@ def test_abandoned_work_is_dropped_and_its_place_is_free() -> None:
         )
 
     with_contextualizer(use, max_queue=2)
+
+
+def test_a_pass_that_nobody_waits_for_ends_at_its_next_chunk() -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        tasks = await held(contextualizer, backend, [1])
+        tasks[0].cancel()
+        await asyncio.sleep(0.01)
+        backend.open.set()
+        assert (await contextualizer.encode(Reading([2] * 2, "concat"))).tokens == 2
+        assert backend.batches == [[2]], "the first one ended before it was read"
+
+    with_contextualizer(use)
+
+
+def test_a_state_is_gone_on_from_and_a_parent_without_one_fails_alone() -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        async def state() -> bytes:
+            return first.state or b""
+
+        async def gone() -> bytes:
+            raise NoState
+
+        first = await contextualizer.encode(Reading([1, 2], "concat", keep_state=True))
+        tasks = await held(contextualizer, backend, [9])
+        child = asyncio.create_task(contextualizer.encode(Reading([3], "concat", parent_state=state)))
+        orphan = asyncio.create_task(contextualizer.encode(Reading([4], "concat", parent_state=gone)))
+        await asyncio.sleep(0.01)
+        backend.open.set()
+        found = await asyncio.gather(*tasks, child, orphan, return_exceptions=True)
+        assert (found[1].tokens, found[1].state) == (3, None)
+        assert isinstance(found[2], NoState)
+
+    with_contextualizer(use)
 
 
 def test_stopping_finishes_what_it_can_and_tells_the_rest() -> None:
