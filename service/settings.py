@@ -18,6 +18,7 @@ Role = Literal["contextualize", "generate"]
 MIB = 1024**2
 # Read by the command line client, not by the service: no reason for a warning.
 CLIENT_VARIABLES = frozenset({"URL", "API_KEY"})
+DEFAULT_URL = "http://127.0.0.1:8000"  # where a service with defaults is found
 # Handed by `serve` to its engine child, which shares the environment's prefix.
 ENGINE_CHILD_VARIABLES = frozenset({"ADAPTER_CACHE", "ADAPTER_CACHE_BYTES", "SWEEP_SECONDS"})
 

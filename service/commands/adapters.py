@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import time
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.client import DEFAULT_URL, EXIT_USAGE, JsonOption, Output, UrlOption, checked, connected
+from service.commands.client import DEFAULT_URL, EXIT_USAGE, JsonOption, Output, UrlOption, complete_id, connected
 
 if TYPE_CHECKING:
     import httpx
 
 app = typer.Typer(no_args_is_help=True, help="List, show, delete and export adapters.")
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID")]
-PAGE = 100
+IdArgument = Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_id)]
+GONE = 404
 
 
 @app.command("list")
@@ -27,10 +26,13 @@ def list_adapters(
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Your adapters, newest first."""
+    """Your adapters, newest first.
+
+    Example: genadapter adapters list --limit 5
+    """
     output = Output(as_json)
     with connected(url, output) as client:
-        found = _list(client, output, limit)
+        found = _list(client, limit)
     lines = [
         f"{item['id']}  {_when(item['created_at'])}  {item['tokens']:>7} tokens  {_left(item['expires_at'])}"
         for item in found
@@ -38,16 +40,10 @@ def list_adapters(
     output.show(found, "\n".join(lines) or "no adapters")
 
 
-def _list(client: httpx.Client, output: Output, limit: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after: dict[str, str] = {}
-    while len(found) < limit:
-        page = checked(client.get("/adapters", params={"limit": min(PAGE, limit - len(found)), **after}), output).json()
-        found += page["data"]
-        if not page["has_more"]:
-            break
-        after = {"after": page["last_id"]}
-    return found
+def _list(client: httpx.Client, limit: int | None = None) -> list[dict[str, Any]]:
+    from service.client import Client
+
+    return [item.model_dump() for item in itertools.islice(Client(http=client).adapters(), limit)]
 
 
 def _when(seconds: int) -> str:
@@ -61,34 +57,43 @@ def _left(expires_at: int) -> str:
 
 @app.command("show")
 def show_adapter(adapter_id: IdArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """All that is known of one adapter."""
+    """All that is known of one adapter.
+
+    Example: genadapter adapters show ga-3f6c1f0f8b2e4d7a9c5b1e2d3f4a5b6c
+    """
+    from service.client import Client
+
     output = Output(as_json)
     with connected(url, output) as client:
-        found = checked(client.get(f"/adapters/{adapter_id}"), output).json()
+        found = Client(http=client).get(adapter_id).model_dump()
     output.show(found, "\n".join(f"{name:>12}  {value}" for name, value in found.items()))
 
 
 @app.command("delete")
 def delete_adapters(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", autocompletion=complete_id)] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of yours.")] = False,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete adapters for good."""
+    """Delete adapters for good.
+
+    Example: genadapter adapters delete ga-3f6c1f0f8b2e4d7a9c5b1e2d3f4a5b6c
+    """
+    from service.client import ApiError, Client
+
     output = Output(as_json)
     if bool(ids) == everything:
         output.fail("name the adapters to delete, or write --all", EXIT_USAGE)
     deleted: list[str] = []
     with connected(url, output) as client:
-        while names := list(ids or []) if not everything else [item["id"] for item in _list(client, output, PAGE)]:
-            for name in names:
-                response = client.delete(f"/adapters/{name}")
-                if not (everything and response.status_code == 404):  # expired meanwhile
-                    checked(response, output)
-                deleted.append(name)
-            if not everything:
-                break
+        for name in ids or [item["id"] for item in _list(client)]:
+            try:
+                Client(http=client).delete(name)
+            except ApiError as error:
+                if not everything or error.status != GONE:  # expired meanwhile
+                    raise
+            deleted.append(name)
     output.show({"deleted": deleted}, f"deleted {len(deleted)} adapter(s)")
 
 
@@ -99,16 +104,17 @@ def export_adapter(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Save an adapter as a PEFT LoRA folder."""
+    """Save an adapter as a PEFT LoRA folder.
+
+    Example: genadapter adapters export ga-3f6c1f0f8b2e4d7a9c5b1e2d3f4a5b6c my-adapter
+    """
+    from service.client import Client
+
     output = Output(as_json)
     target = folder or Path(adapter_id)
-    with connected(url, output) as client:
-        archive = checked(client.get(f"/adapters/{adapter_id}/peft"), output).content
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(io.BytesIO(archive)) as files:
-            for name in files.namelist():
-                (target / Path(name).name).write_bytes(files.read(name))
+        with connected(url, output) as client:
+            Client(http=client).export_peft(adapter_id, target)
     except OSError as error:
         output.fail(f"{target} cannot be written: {error.strerror}", EXIT_USAGE)
     output.show({"folder": str(target)}, f"saved to {target}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from service.settings import DEFAULT_URL as DEFAULT_URL
+
 if TYPE_CHECKING:
     import httpx
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-CONNECT_S = 5.0
-# Long documents on a CPU; the service's own deadline is shorter.
-ANSWER_S = 900.0
-# 1: the service said no; 2: the command was used wrongly; 3: no service answers.
 EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the service, or what was asked for, says no; 2 the command was used wrongly; "
+    "3 no service answers."
+)
+NO_ADAPTER = "base"
+# A shell that completes a word waits for it.
+COMPLETION_S = 1.0
+COMPLETION_IDS = 50
 
 UrlOption = Annotated[str, typer.Option("--url", envvar="GENADAPTER_URL", help="Where the service listens.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -46,31 +50,43 @@ class Output:
 
 @contextlib.contextmanager
 def connected(url: str, output: Output) -> Iterator[httpx.Client]:
-    """A client of the service; what goes wrong becomes one line and an exit code. The key comes from
+    """A client of the service; what goes wrong (ApiError included) becomes one line and an exit code. The key comes from
     GENADAPTER_API_KEY."""
     import httpx
 
-    key = os.environ.get("GENADAPTER_API_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    from service.client import ApiError, connection
+
     try:
-        timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
-        with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False) as client:
+        with httpx.Client(**connection(url)) as client:
             yield client
+    except ApiError as error:
+        retry = error.retry_after_s
+        message = str(error) if retry is None else f"{error} (try again in {retry:.0f} s)"
+        output.fail(message, EXIT_REFUSED, error.body)
     except httpx.ConnectError:
         output.fail(f"no service answers at {url}: start one with `genadapter serve`, or set --url", EXIT_UNREACHABLE)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         output.fail(f"the connection to {url} failed: {error or type(error).__name__}", EXIT_UNREACHABLE)
 
 
-def checked(response: httpx.Response, output: Output) -> httpx.Response:
-    """The response if all is well; else the service's own words and exit code 1."""
-    if response.is_success:
-        return response
-    response.read()
+def printable(text: str) -> str:
+    """Without what a terminal would take as orders: a model writes whatever a document made it write."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+
+
+def complete_id(incomplete: str) -> list[tuple[str, str]]:
+    """Adapter ids for the shell's completion, with what tells them apart; none if no service answers."""
+    import os
+
+    import httpx
+
+    from service.client import connection
+
+    url = os.environ.get("GENADAPTER_URL", DEFAULT_URL)
     try:
-        error = response.json()
-        message = error["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        error, message = None, f"the answer has status {response.status_code} and is none of this service's"
-    retry = response.headers.get("retry-after")
-    output.fail(message + (f" (try again in {retry} s)" if retry else ""), EXIT_REFUSED, error)
+        with httpx.Client(**connection(url) | {"timeout": COMPLETION_S}) as client:
+            found = client.get("/adapters", params={"limit": COMPLETION_IDS}).raise_for_status().json()["data"]
+            named = [(item["id"], f"{item['tokens']} tokens") for item in found]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+        named = []
+    return [item for item in [*named, (NO_ADAPTER, "the bare model")] if item[0].startswith(incomplete)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.client import DEFAULT_URL, EXIT_USAGE, JsonOption, Output, UrlOption, checked, connected
+from service.commands.client import DEFAULT_URL, EXIT_USAGE, JsonOption, Output, UrlOption, complete_id, connected
+
+if TYPE_CHECKING:
+    from service.schemas import ContextualizeResponse
 
 STDIN_NAME = "stdin.txt"
 
@@ -19,19 +21,45 @@ def contextualize(
         list[str], typer.Argument(help="Files (.txt .md .html .pdf .docx); - reads text from standard input.")
     ],
     url: UrlOption = DEFAULT_URL,
+    append: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Add to what this adapter knows (it was made with --keep-state); the new adapter knows both.",
+            autocompletion=complete_id,
+        ),
+    ] = None,
+    keep_state: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-state/--no-keep-state",
+            help="Whether it can be appended to later.",
+            show_default="only if it is appended to another",
+        ),
+    ] = None,
     ttl: Annotated[int | None, typer.Option("--ttl", help="Seconds that the adapter lives.")] = None,
     strategy: Annotated[str | None, typer.Option(help="concat, parallel or sequential.")] = None,
     metadata: Annotated[list[str] | None, typer.Option("--metadata", help="NAME=VALUE, kept with the adapter.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn files into one adapter and print its id."""
+    """Turn files into one adapter and print its id.
+
+    Example: genadapter contextualize report.pdf notes.md --ttl 86400
+
+    Example: genadapter contextualize day-1.txt --keep-state
+
+    Example: genadapter contextualize day-2.txt --append ga-3f6c1f0f8b2e4d7a9c5b1e2d3f4a5b6c
+    """
+    from service.client import Client
+
     output = Output(as_json)
-    parts = [("file", _part(name, output)) for name in files]
-    fields = {"ttl_seconds": ttl, "strategy": strategy, "metadata": json.dumps(_pairs(metadata or [], output))}
-    data = {name: str(value) for name, value in fields.items() if value is not None}
-    with connected(url, output) as client, _working(f"reading {len(parts)} file(s)", not as_json):
-        body = checked(client.post("/contextualize", files=parts, data=data), output).json()
-    output.show(body, _summary(body))
+    options = {"ttl_seconds": ttl, "strategy": strategy, "keep_state": keep_state}
+    given: Any = {name: value for name, value in options.items() if value is not None}
+    given |= {"metadata": _pairs(metadata or [], output), "files": [_part(name, output) for name in files]}
+    with connected(url, output) as http, _working(f"reading {len(files)} file(s)", not as_json):
+        client = Client(http=http)
+        made = client.contextualize(**given) if append is None else client.append(append, **given)
+    output.show(made.model_dump(), _summary(made))
 
 
 def _part(name: str, output: Output) -> tuple[str, bytes]:
@@ -49,14 +77,10 @@ def _pairs(items: list[str], output: Output) -> dict[str, str]:
     return {name: value for name, _, value in (item.partition("=") for item in items)}
 
 
-def _summary(body: dict[str, Any]) -> str:
-    seconds = sum(body["timings_ms"].values()) / 1000
-    how = (
-        "had it already"
-        if body["reused"]
-        else f"{body['tokens']} tokens in {seconds:.1f} s, {body['bytes'] / 1024:.0f} KiB"
-    )
-    return f"{body['id']}  ({how})"
+def _summary(made: ContextualizeResponse) -> str:
+    seconds = sum(made.timings_ms.model_dump().values()) / 1000
+    how = "had it already" if made.reused else f"{made.tokens} tokens in {seconds:.1f} s, {made.bytes / 1024:.0f} KiB"
+    return f"{made.id}  ({how})"
 
 
 def _working(text: str, shown: bool) -> Any:

@@ -46,7 +46,10 @@ def add_key(
     max_in_flight: LimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key, and show it this once."""
+    """Make a key, and show it this once.
+
+    Example: genadapter keys add alice --tenant acme --file api-keys.json
+    """
     output = Output(as_json)
     if not name.strip() or not name.isprintable() or not TENANT.fullmatch(tenant):
         output.fail("NAME must be printable, and --tenant 1 to 64 letters, digits, '.', '_' or '-'", EXIT_USAGE)
@@ -68,7 +71,10 @@ def add_key(
 
 @app.command("list")
 def list_keys(file: FileOption, as_json: JsonOption = False) -> None:
-    """Names, tenants and limits."""
+    """Names, tenants and limits.
+
+    Example: genadapter keys list --file api-keys.json
+    """
     output = Output(as_json)
     entries = [{item: value for item, value in entry.items() if item != "sha256"} for entry in _read(file, output)]
     lines = [_line(entry) for entry in entries]
@@ -83,7 +89,10 @@ def _line(entry: dict[str, Any]) -> str:
 
 @app.command("revoke")
 def revoke_key(name: NameArgument, file: FileOption, as_json: JsonOption = False) -> None:
-    """Take a key away. Requests that it has in flight finish; what its tenant keeps stays."""
+    """Take a key away. Requests that it has in flight finish; what its tenant keeps stays.
+
+    Example: genadapter keys revoke alice --file api-keys.json
+    """
     output = Output(as_json)
     with _locked(file, output):
         entries = _read(file, output)

@@ -51,7 +51,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
-    """Start the service, with an embedded store and a local engine where none is set."""
+    """Start the service, with an embedded store and a local engine where none is set.
+
+    Example: genadapter serve --port 8080
+    """
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     try:
         settings = load_settings(**overrides)
