@@ -79,7 +79,7 @@ def _costs(rows: list[Row]) -> list[str]:
     lines = [
         "## Costs",
         "",
-        "A document once (what is stored for it, too), and each question (with its memory). TFLOPs by formula, seconds as measured.",
+        "A document once, with what is stored; each question, with its memory. TFLOPs by formula, seconds as measured.",
     ]
     lines += [
         "",
