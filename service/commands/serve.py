@@ -167,10 +167,12 @@ async def _run(
     import uvicorn
 
     from service.app import create_app
+    from service.connections import bounded_protocol
 
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(settings.max_requests),
         log_level="warning",
         access_log=False,
         server_header=False,

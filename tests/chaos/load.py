@@ -15,7 +15,10 @@ from tests.chaos.documents import Document, answer_of, question
 from tests.chaos.judge import Marker, Tally, is_same, marker
 
 WORKERS = 4
-PAUSE_S = (0.0, 0.4)
+PAUSE_S = (0.0, 0.3)
+# After a refusal: shorter than Retry-After asks for, so that the recovery is met.
+REFUSED_PAUSE_S = (0.2, 1.0)
+THERE_SHARE = 0.85
 # How long after a fault an answer may still be its consequence.
 QUIET_S = 3.0
 
@@ -54,7 +57,7 @@ class Load:
         names, weights = zip(*((name, weight) for name, (weight, _) in self.operations.items()), strict=True)
         while time.monotonic() < until_s:
             name = chance.choices(names, weights)[0]
-            document = chance.choice(self.documents)
+            document = self._choose(chance)
             was_quiet = self.is_quiet()
             refused = self._refused()
             try:
@@ -65,7 +68,13 @@ class Load:
                 self.tally.note("contract_violations", f"{name}: the connection broke ({type(error).__name__})")
             if was_quiet and self.is_quiet() and self._refused() > refused:
                 self.tally.refused_when_quiet += 1
-            await asyncio.sleep(chance.uniform(*PAUSE_S))
+            pause = PAUSE_S if self._refused() == refused else REFUSED_PAUSE_S
+            await asyncio.sleep(chance.uniform(*pause))
+
+    def _choose(self, chance: random.Random) -> Document:
+        """Most often one that is there: only its answer can be wrong."""
+        there = [document for document in self.documents if document.state == "there"]
+        return chance.choice(there if there and chance.random() < THERE_SHARE else self.documents)
 
     def _refused(self) -> int:
         return sum(count for status, count in self.tally.statuses.items() if status in (429, 503, 504))

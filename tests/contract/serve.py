@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from service.app import Loaders, create_app
+from service.connections import bounded_protocol
 from service.settings import Settings
 from tests.contract.doubles import IDENTITY, MODEL, FakeBackend, FakeEngine
 
@@ -26,7 +27,8 @@ async def serve(store_url: str, audit_log: Path) -> None:
     )
     backend = FakeBackend()
     loaders = Loaders(backend=lambda _: backend, identity=lambda _: IDENTITY, expander=lambda _: None)
-    service = uvicorn.Server(uvicorn.Config(create_app(settings, loaders), port=0, log_level="error"))
+    config = uvicorn.Config(create_app(settings, loaders), port=0, log_level="error", http=bounded_protocol(32))
+    service = uvicorn.Server(config)
     service_task = asyncio.create_task(service.serve())
     print(await address(service), flush=True)
     await asyncio.wait({engine_task, service_task}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,92 @@
+"""Connections that send a request's head for ever, or nothing at all: bounded, before any of our code sees a request.
+
+uvicorn bounds neither the bytes nor the time of a head, so that one client without a key could fill the memory with headers
+and take every descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import BadRequest, Busy, GenadapterError
+
+# Of a request's line and headers. What comes in one read beyond it is still taken: 256 KiB at most.
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_S = 20.0
+# A connection that asks for nothing costs little, but a descriptor: so many for each request that may run.
+CONNECTIONS_PER_REQUEST = 2
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    max_connections = 0
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+        if len(self.connections) > self.max_connections:
+            self._refuse(Busy("Too many connections are open: try again shortly.", retry_after_s=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(BadRequest(f"The request's line and headers are longer than {MAX_HEAD_BYTES} bytes."))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(BadRequest("This is no HTTP request that can be understood."))
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, error: GenadapterError) -> None:
+        """In the one shape of errors, and an end."""
+        self._stop_timer()
+        body = json.dumps(error.body()).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        headers |= {"x-request-id": secrets.token_hex(16), **error.headers()}
+        lines = [f"HTTP/1.1 {error.status} {error.code}", *(f"{name}: {value}" for name, value in headers.items())]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
+
+
+def bounded_protocol(max_requests: int) -> type[BoundedProtocol]:
+    """For uvicorn's `http`, which takes a class."""
+
+    class Protocol(BoundedProtocol):
+        max_connections = CONNECTIONS_PER_REQUEST * max_requests
+
+    return Protocol
