@@ -53,6 +53,9 @@ soak: setup ## The same load for long: nothing may grow (SOAK_MINUTES)
 audit: setup ## Known vulnerabilities of the locked packages (asks pypi.org)
 	@tools/audit.sh
 
-.PHONY: check-deploy
+.PHONY: check-deploy demo-cluster
 check-deploy: ## Images, manifests, rules and dashboards, as far as no cluster is needed
 	@tools/check_deploy.sh
+
+demo-cluster: setup ## Two of each role and two engines behind nginx; one of each is killed under load
+	$(BIN)/python -m tools.demo_cluster
