@@ -86,7 +86,7 @@ def _costs(rows: list[Row]) -> list[str]:
         "| task | | method | document TFLOPs | seconds | numbers | MB | question TFLOPs | seconds | MB | prompt tokens |",
     ]
     lines.append("|---|---|---|---|---|---|---|---|---|---|---|")
-    for row in rows:
+    for row in (row for row in rows if TASKS[row["task"]].costs):
         once, each = row["document"], row["question"]
         lines.append(
             f"| {row['task']} | {row['setting']} | {row['method']} | {once['flops'] / 1e12:.3f} | {once['seconds']:.2f} "

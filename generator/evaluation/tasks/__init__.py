@@ -26,6 +26,9 @@ class Task:
     from_examples: bool = False
     answer_tokens: int = 24
     share: int = 1  # of a run's time, beside the other tasks'
+    costs: bool = (
+        True  # are told; a needle costs what any document of its length does, and a perplexity is nobody's request
+    )
 
 
 _ASKING = (CLOSED, PROMPT, CUT, RETRIEVAL, OWN, OTHER)
@@ -70,6 +73,7 @@ TASKS = {
             ("found", "F1", "loss"),
             _ASKING,
             share=2,
+            costs=False,
         ),
         Task(
             "completion",
@@ -78,6 +82,7 @@ TASKS = {
             perplexity.completion,
             ("perplexity",),
             (CLOSED, PROMPT, OWN, OTHER),
+            costs=False,
         ),
         Task(
             "reconstruction",
@@ -86,6 +91,7 @@ TASKS = {
             perplexity.reconstruction,
             ("perplexity",),
             (CLOSED, OWN, OTHER),
+            costs=False,
         ),
     )
 }
