@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, Protocol
 
 from generator.config import GeneratorConfig
@@ -13,7 +12,7 @@ from generator.encode import LoraWeights
 from generator.evaluation.costs import BYTES_PER_NUMBER, Shape, adapter_numbers
 from generator.evaluation.finetuning import Tuned, tune
 from generator.evaluation.items import Asked, Text
-from generator.evaluation.rows import Row, Rows
+from generator.evaluation.rows import Row, Rows, common_start
 from generator.generator import Generator
 from generator.training.objectives import Prompts
 
@@ -152,7 +151,7 @@ class InProcess:
 
     def _choose(self, replies: list[Reply], asked: list[Asked], prompts: list[list[int]], handle: Any) -> None:
         """The option with the lowest loss per token. Demonstrations are read once, each input once for all its options."""
-        begin, shared = time.perf_counter(), _shared(prompts)
+        begin, shared = time.perf_counter(), common_start(prompts)
         with self.rows.read(shared, handle) as read:
             for reply, one, prompt in zip(replies, asked, prompts, strict=True):
                 with read.further(prompt[len(shared) : -1]) as there:
@@ -163,23 +162,17 @@ class InProcess:
             reply.seconds = (time.perf_counter() - begin) / len(asked)
 
     def _losses(self, rows: list[Row]) -> list[float]:
-        shared = _shared([row.prompt for row in rows])
+        shared = common_start([row.prompt for row in rows])
         if len(shared) < _SHARED_TOKENS or len(rows) == 1:
             return [loss.sum().item() for loss in self.rows.losses(rows)]
         with self.rows.read(shared, rows[0].adapter) as read:
             return [read.losses(row.prompt[len(shared) :], row.target).sum().item() for row in rows]
 
     def _generate(self, prompts: list[list[int]], handle: LoraWeights | None, max_tokens: int) -> list[list[int]]:
-        shared = _shared(prompts)
+        shared = common_start(prompts)
         if len(shared) < _SHARED_TOKENS or len(prompts) == 1:
             return self.rows.continuations(
                 [Row(prompt, [], handle) for prompt in prompts], max_tokens, self.prompts.end
             )
         with self.rows.read(shared, handle) as read:
             return [read.continuation(prompt[len(shared) :], max_tokens, self.prompts.end) for prompt in prompts]
-
-
-def _shared(prompts: list[list[int]]) -> list[int]:
-    """What all begin with; at least one token of each is left over."""
-    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
-    return [tokens[0] for tokens in alike]

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from generator.encode import LoraWeights
 from generator.evaluation.answers import exact_match, token_f1
-from generator.evaluation.rows import Row, Rows
+from generator.evaluation.rows import Row, Rows, common_start
 from generator.training.data import Passage, Question
 from generator.training.objectives import Prompts
 
@@ -66,6 +67,7 @@ class Cell:
     entries: list[tuple[str, str, int]]
     rows: list[Row]
     questions: list[Question] = field(default_factory=list)  # what the rows ask, if they ask
+    in_prompt: bool = False  # the rows begin with the document: it is read once for all of them
 
 
 @dataclass
@@ -78,24 +80,42 @@ class Scorer:
     answer_tokens: int = ANSWER_TOKENS
 
     def record(self, tally: Tally, cells: list[Cell]) -> None:
-        losses = iter(self.rows.losses([row for cell in cells for row in cell.rows]))
         for cell in cells:
-            mine = [next(losses) for _ in cell.rows]
-            for text, condition, skip in cell.entries:
-                total = sum(loss[skip:].sum().item() for loss in mine)
-                tally.sums[text, condition].append((total, sum(len(loss) - skip for loss in mine)))
+            if cell.in_prompt:
+                self._read_and_record(tally, cell)
+        rest = [cell for cell in cells if not cell.in_prompt]
+        losses = iter(self.rows.losses([row for cell in rest for row in cell.rows]))
+        for cell in rest:
+            _count_losses(tally, cell, [next(losses) for _ in cell.rows])
         if self.decode is not None:
-            self._record_answers(tally, [cell for cell in cells if cell.questions], self.decode)
+            asking = [cell for cell in rest if cell.questions]
+            prompts = [Row(row.prompt, [], row.adapter) for cell in asking for row in cell.rows]
+            texts = map(self.decode, self.rows.continuations(prompts, self.answer_tokens, self.end))
+            for cell in asking:
+                _count_answers(tally, cell, [next(texts) for _ in cell.rows])
 
-    def _record_answers(self, tally: Tally, cells: list[Cell], decode: Callable[[list[int]], str]) -> None:
-        prompts = [Row(row.prompt, [], row.adapter) for cell in cells for row in cell.rows]
-        texts = iter(map(decode, self.rows.continuations(prompts, self.answer_tokens, self.end)))
-        for cell in cells:
-            pairs = [(next(texts), question.answers) for question in cell.questions]
-            for text, condition, _ in cell.entries:
-                for name, measure in (("f1", token_f1), ("exact match", exact_match)):
-                    score = sum(measure(answer, gold) for answer, gold in pairs)
-                    tally.sums[f"{text} {name}", condition].append((score, len(pairs)))
+    def _read_and_record(self, tally: Tally, cell: Cell) -> None:
+        start = common_start([row.prompt for row in cell.rows])
+        rests = [row.prompt[len(start) :] for row in cell.rows]
+        with self.rows.read(start, cell.rows[0].adapter) as read:
+            _count_losses(tally, cell, [read.losses(p, row.target) for p, row in zip(rests, cell.rows, strict=True)])
+            if self.decode is not None:
+                made = [read.continuation(prompt, self.answer_tokens, self.end) for prompt in rests]
+                _count_answers(tally, cell, [self.decode(ids) for ids in made])
+
+
+def _count_losses(tally: Tally, cell: Cell, losses: list[Tensor]) -> None:
+    for text, condition, skip in cell.entries:
+        total = sum(loss[skip:].sum().item() for loss in losses)
+        tally.sums[text, condition].append((total, sum(len(loss) - skip for loss in losses)))
+
+
+def _count_answers(tally: Tally, cell: Cell, texts: list[str]) -> None:
+    pairs = [(text, question.answers) for text, question in zip(texts, cell.questions, strict=True)]
+    for text, condition, _ in cell.entries:
+        for name, measure in (("f1", token_f1), ("exact match", exact_match)):
+            score = sum(measure(answer, gold) for answer, gold in pairs)
+            tally.sums[f"{text} {name}", condition].append((score, len(pairs)))
 
 
 class Quality:
@@ -171,7 +191,8 @@ class Quality:
         """The passage's questions, under one condition."""
         questions = passage.questions[: self.questions]
         pairs = [self.prompts.question(question, "phrase", context) for question in questions]
-        return Cell([("answers", condition, 0)], [Row(prompt, target, adapter) for prompt, target in pairs], questions)
+        rows = [Row(prompt, target, adapter) for prompt, target in pairs]
+        return Cell([("answers", condition, 0)], rows, questions, in_prompt=bool(context and rows))
 
     def _groups(self, what: str) -> Iterable[range]:
         starts = range(0, len(self.passages), _TOGETHER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -179,3 +180,9 @@ def stacked(adapters: Sequence[LoraWeights | None]) -> LoraWeights:
         return first
     rows = [adapter for adapter in adapters if adapter is not None]
     return {name: (torch.stack([r[name][0] for r in rows]), torch.stack([r[name][1] for r in rows])) for name in first}
+
+
+def common_start(prompts: Sequence[list[int]]) -> list[int]:
+    """What all begin with; at least one token of each is left over."""
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
+    return [tokens[0] for tokens in alike]
