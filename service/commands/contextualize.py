@@ -13,6 +13,7 @@ from service.commands.client import DEFAULT_URL, EXIT_USAGE, JsonOption, Output,
 if TYPE_CHECKING:
     from service.schemas import ContextualizeResponse
 
+STDIN = "-"
 STDIN_NAME = "stdin.txt"
 
 
@@ -55,15 +56,25 @@ def contextualize(
     output = Output(as_json)
     options = {"ttl_seconds": ttl, "strategy": strategy, "keep_state": keep_state}
     given: Any = {name: value for name, value in options.items() if value is not None}
-    given |= {"metadata": _pairs(metadata or [], output), "files": [_part(name, output) for name in files]}
+    given |= {"metadata": _pairs(metadata or [], output), **_source(files, output)}
     with connected(url, output) as http, _working(f"reading {len(files)} file(s)", not as_json):
         client = Client(http=http)
         made = client.contextualize(**given) if append is None else client.append(append, **given)
     output.show(made.model_dump(), _summary(made))
 
 
+def _source(files: list[str], output: Output) -> dict[str, Any]:
+    """Standard input alone is a text like any other; beside files it is one of them."""
+    if files == [STDIN]:
+        try:
+            return {"text": sys.stdin.buffer.read().decode()}
+        except UnicodeDecodeError:
+            output.fail("standard input is no UTF-8 text; give other files by their names", EXIT_USAGE)
+    return {"files": [_part(name, output) for name in files]}
+
+
 def _part(name: str, output: Output) -> tuple[str, bytes]:
-    if name == "-":
+    if name == STDIN:
         return STDIN_NAME, sys.stdin.buffer.read()
     try:
         return Path(name).name, Path(name).read_bytes()

@@ -8,6 +8,7 @@ const WAYS = [
   { name: "bare", title: "Bare model", note: "Has never seen the document." },
   { name: "prompt", title: "Document in the prompt", note: "Reads it again for every question." },
 ];
+const SEVERAL = 10;
 const WAITS = "Waits for its turn.";
 const UNKNOWN_TEXT =
   "Not available: this page does not know the text (it was read by the service, from a file or in another tab). Paste it as text to compare.";
@@ -112,13 +113,15 @@ function compare(shown, found) {
   }
 }
 
+// Tokens read, which is what both ways differ in: the adapter's document once, the other's with every question.
 export function conclusion({ adapter, prompt }, documentTokens) {
   if (!adapter || !prompt) return "";
   const factor = times(prompt.prompt_tokens / adapter.prompt_tokens);
   return (
     `For this question the prompt was ${plural(adapter.prompt_tokens, "token")} long with the adapter and ` +
-    `${count(prompt.prompt_tokens)} with the document in it: ${factor} the cost, at every question. ` +
-    `The adapter's ${plural(documentTokens, "token")} were read once. A first question with a new adapter also loads it, and an ` +
-    "engine may keep a repeated prompt in its cache, so ask twice before you judge the times."
+    `${count(prompt.prompt_tokens)} with the document in it: ${factor} the cost. ${SEVERAL} such questions read ` +
+    `${count(documentTokens + SEVERAL * adapter.prompt_tokens)} tokens with the adapter, the document's ${count(documentTokens)} ` +
+    `included, against ${count(SEVERAL * prompt.prompt_tokens)}. An engine may keep a repeated prompt in its cache, which makes it ` +
+    "cheap until it is dropped, and a first question with a new adapter also loads it: ask twice before you judge the times."
   );
 }

@@ -2,10 +2,11 @@
 
 import { askAll, columns, conclusion } from "./answers.js";
 import { apiKey, call, setApiKey } from "./api.js";
+import { bodyOf, canGrow, chooseParent, pathOf, startGrowing, stopGrowing, wholeText, wishes } from "./growing.js";
 import { History, note, noteOf } from "./history.js";
 import { asking, making } from "./snippets.js";
 import { fromConversation, fromFiles, fromText, SAMPLE } from "./sources.js";
-import { announce, byId, copy, count, duration, facts, make, show, size, tell, timeLeft } from "./view.js";
+import { announce, byId, copy, count, duration, facts, make, shortId, show, size, tell, timeFor, timeLeft } from "./view.js";
 
 const STAGES = {
   parse: "Get the text out",
@@ -20,7 +21,7 @@ const READY_POLL_MS = 2000;
 let current = null; // the adapter in use, as the API describes it
 let snippets = null;
 let running = null; // AbortController of the question that is being answered
-const history = new History({ use: choose, gone, failed });
+const history = new History({ use: choose, grow: chooseParent, gone, failed });
 
 // ---- 1: the document
 
@@ -60,11 +61,14 @@ async function makeAdapter(event) {
   const stopClock = startClock();
   try {
     const given = await source();
-    const adapter = await (await call("contextualize", { method: "POST", body: given.body })).json();
-    note(adapter.id, { label: noteOf(adapter.id).label || given.label, text: given.text });
+    const wanted = wishes();
+    const adapter = await (await call(pathOf(wanted), { method: "POST", body: bodyOf(given, wanted) })).json();
+    remember(adapter, given);
     choose(adapter);
-    offer(making(given));
+    offer(making(given, wanted));
     announce(adapter.reused ? "You had this adapter already." : "The adapter is made.");
+    if (adapter.parent && canGrow(adapter)) startGrowing(adapter); // the next turn of a conversation, say
+    else stopGrowing();
     history.load();
   } catch (error) {
     tell(byId("make-error"), error.message);
@@ -72,6 +76,12 @@ async function makeAdapter(event) {
   } finally {
     stopClock();
   }
+}
+
+function remember({ id, parent }, { label, text }) {
+  const before = parent ? noteOf(parent) : null;
+  const whole = before ? wholeText(before.text, text) : text;
+  note(id, { label: noteOf(id).label || before?.label || label, text: whole });
 }
 
 // The service answers when all is done, so that meanwhile only the time can be shown.
@@ -125,7 +135,10 @@ function choose(adapter) {
     ["Size", size(adapter.bytes)],
     ["Expires", timeLeft(adapter.expires_at)],
     ["For", adapter.base_model],
+    ["Can grow", canGrow(adapter) ? timeFor(adapter.state_expires_at) : "no"],
+    ...(adapter.parent ? [["Grown from", shortId(adapter.parent)]] : []),
   ]);
+  show(byId("adapter-grow"), canGrow(adapter));
   showStages(adapter);
   columns();
   byId("takeaway").textContent = "";
@@ -149,6 +162,7 @@ function stage(label, ms, total) {
 }
 
 function gone(id) {
+  stopGrowing(id);
   if (current?.id !== id) return;
   running?.abort();
   current = null;
@@ -254,6 +268,14 @@ function start() {
   document.querySelectorAll("input[name=language]").forEach((input) => input.addEventListener("change", showCode));
   byId("sample").addEventListener("click", fillSample);
   byId("make-form").addEventListener("submit", makeAdapter);
+  byId("make-form").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("make-form").requestSubmit();
+  });
+  byId("parent-clear").addEventListener("click", () => {
+    stopGrowing();
+    byId("make-button").focus(); // the button that had the focus is gone
+  });
+  byId("adapter-grow").addEventListener("click", () => chooseParent(current));
   byId("ask-form").addEventListener("submit", ask);
   byId("adapter-copy").addEventListener("click", () => copy(byId("adapter-copy"), current.id));
   byId("code-copy").addEventListener("click", () => copy(byId("code-copy"), snippets[document.querySelector("input[name=language]:checked").value]));

@@ -1,6 +1,7 @@
 // The adapters of this caller. Labels, and the texts behind adapters, are known to this tab alone.
 
 import { call, forget, recall, remember } from "./api.js";
+import { canGrow } from "./growing.js";
 import { announce, byId, confirming, count, flash, make, shortId, show, size, tell, timeLeft } from "./view.js";
 
 const PAGE = 10;
@@ -21,9 +22,10 @@ export function note(id, { label, text }) {
 }
 
 export class History {
-  // use: called with the adapter that is chosen; gone: with the id of one that was deleted.
-  constructor({ use, gone, failed }) {
+  // use: called with the adapter that is chosen; grow: with the one to add to; gone: with the id of one that was deleted.
+  constructor({ use, grow, gone, failed }) {
     this.use = use;
+    this.grow = grow;
     this.gone = gone;
     this.failed = failed;
     this.current = null;
@@ -65,7 +67,8 @@ export class History {
   }
 
   summary(adapter) {
-    const parts = [`${count(adapter.tokens)} tokens`, size(adapter.bytes), `expires ${timeLeft(adapter.expires_at)}`];
+    const grown = adapter.parent ? [`grown from ${shortId(adapter.parent)}`] : [];
+    const parts = [`${count(adapter.tokens)} tokens`, ...grown, size(adapter.bytes), `expires ${timeLeft(adapter.expires_at)}`];
     return make("p", { className: "hint" }, make("code", { title: adapter.id }, shortId(adapter.id)), ` · ${parts.join(" · ")}`);
   }
 
@@ -74,7 +77,8 @@ export class History {
     const save = button("Download", `Download ${shortId(adapter.id)} as a PEFT LoRA`, () => this.download(adapter.id, save));
     const remove = button("Delete", `Delete ${shortId(adapter.id)}`);
     confirming(remove, "Really delete?", () => this.remove(adapter.id));
-    return make("div", { className: "row" }, use, save, remove);
+    const grow = button("Add to", `Add to ${shortId(adapter.id)}`, () => this.grow(adapter));
+    return make("div", { className: "row" }, use, ...(canGrow(adapter) ? [grow] : []), save, remove);
   }
 
   async download(id, pressed) {

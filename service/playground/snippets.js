@@ -1,18 +1,23 @@
 // What was just done, as lines to paste: curl, Python and the command line.
 
 import { address, apiKey } from "./api.js";
+import { pathOf } from "./growing.js";
 
 const DEFAULT_URL = "http://127.0.0.1:8000/";
 // A longer text is better kept in a file than in a command.
 const LONGEST_INLINE = 4000;
 
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-// JSON on one line with room to breathe; its strings, numbers, lists and objects are Python's too.
-function literal(value) {
-  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+// JSON on one line with room to breathe; its strings, numbers, lists and objects are Python's too, its truth is not.
+function literal(value, truth = String) {
+  const inner = (item) => literal(item, truth);
+  if (typeof value === "boolean") return truth(value);
+  if (Array.isArray(value)) return `[${value.map(inner).join(", ")}]`;
   if (typeof value !== "object") return JSON.stringify(value);
-  return `{${Object.entries(value).map(([name, item]) => `${literal(name)}: ${literal(item)}`).join(", ")}}`;
+  return `{${Object.entries(value).map(([name, item]) => `${inner(name)}: ${inner(item)}`).join(", ")}}`;
 }
+
+const python = (value) => literal(value, (truth) => (truth ? "True" : "False"));
 
 const cliUrl = () => (address("") === DEFAULT_URL ? "" : ` --url ${shell(address("").replace(/\/$/, ""))}`);
 // The key itself never gets into a text that is copied around.
@@ -26,38 +31,43 @@ function pythonHead(imports) {
   return (apiKey() ? ["import os", "", ...imports] : imports).join("\n");
 }
 
-// source: {files: [names]}, {text} or {messages, text}
-export function making(source) {
-  if (source.files) return makingFromFiles(source.files, "");
-  if (source.text.length > LONGEST_INLINE) return makingFromFiles(["document.txt"], "# the text, saved as document.txt\n");
-  const body = source.messages ? { messages: source.messages } : { text: source.text };
-  const [[name, value]] = Object.entries(body);
+// source: {files: [names]}, {text} or {messages, text}; wanted: {parent, options}, as in growing.js
+export function making(source, wanted) {
+  if (source.files) return makingFromFiles(source.files, wanted, "");
+  if (source.text.length > LONGEST_INLINE) return makingFromFiles(["document.txt"], wanted, "# the text, saved as document.txt\n");
+  const body = { ...(source.messages ? { messages: source.messages } : { text: source.text }), ...wanted.options };
   return {
-    curl: curlJson("contextualize", body),
-    python: makingInPython(`json={"${name}": ${literal(value)}}`),
-    cli: `printf '%s' ${shell(source.text)} | genadapter contextualize -${cliUrl()}`,
+    curl: curlJson(pathOf(wanted), body),
+    python: makingInPython(wanted, [`json=${python(body)}`]),
+    cli: `printf '%s' ${shell(source.text)} | genadapter contextualize${cliWishes(wanted)} -${cliUrl()}`,
   };
 }
 
-function makingFromFiles(names, comment) {
+function makingFromFiles(names, wanted, comment) {
+  const options = Object.entries(wanted.options).map(([name, value]) => [name, String(value)]);
   const parts = names.map((name) => ` \\\n  -F ${shell(`file=@"${name.replace(/["\\]/g, "\\$&")}"`)}`);
+  const fields = options.map(([name, value]) => ` \\\n  -F ${name}=${value}`);
   const opened = names.map((name) => `("file", open(${literal(name)}, "rb"))`);
+  const data = options.length ? [`data=${literal(Object.fromEntries(options))}`] : [];
   return {
-    curl: `${comment}curl -s ${shell(address("contextualize"))}${curlKey()}${parts.join("")}`,
-    python: comment + makingInPython(`files=[${opened.join(", ")}]`),
-    cli: `${comment}genadapter contextualize${cliUrl()} -- ${names.map(shell).join(" ")}`,
+    curl: `${comment}curl -s ${shell(address(pathOf(wanted)))}${curlKey()}${[...parts, ...fields].join("")}`,
+    python: comment + makingInPython(wanted, [`files=[${opened.join(", ")}]`, ...data]),
+    cli: `${comment}genadapter contextualize${cliWishes(wanted)}${cliUrl()} -- ${names.map(shell).join(" ")}`,
   };
 }
 
-function makingInPython(argument) {
-  const key = apiKey() ? '    headers={"Authorization": f"Bearer {os.environ[\'GENADAPTER_API_KEY\']}"},\n' : "";
+function cliWishes({ parent, options: { keep_state: keep } }) {
+  const append = parent ? ` --append ${parent}` : "";
+  return keep === undefined ? append : `${append} --${keep ? "" : "no-"}keep-state`;
+}
+
+function makingInPython(wanted, given) {
+  const key = apiKey() ? ['headers={"Authorization": f"Bearer {os.environ[\'GENADAPTER_API_KEY\']}"}'] : [];
+  const lines = [`"${address(pathOf(wanted))}"`, ...given, ...key, "timeout=300"].map((line) => `    ${line},\n`);
   return `${pythonHead(["import httpx"])}
 
 adapter = httpx.post(
-    "${address("contextualize")}",
-    ${argument},
-${key}    timeout=300,
-).raise_for_status().json()
+${lines.join("")}).raise_for_status().json()
 print(adapter["id"])`;
 }
 
@@ -71,7 +81,7 @@ export function asking(id, question, longest) {
 client = OpenAI(base_url="${address("v1")}", api_key=${key})
 answer = client.chat.completions.create(
     model="${id}",
-    messages=${literal(messages)},
+    messages=${python(messages)},
     max_tokens=${longest},
     temperature=0,
 )

@@ -44,6 +44,8 @@ export function timeLeft(expiresAt) {
   return minutes < 48 * 60 ? `in ${plural(Math.round(minutes / 60), "hour")}` : `in ${plural(Math.round(minutes / 1440), "day")}`;
 }
 
+export const timeFor = (end) => timeLeft(end).replace(/^in /, "for ");
+
 export const shortId = (id) => `${id.slice(0, 11)}…`;
 
 export function facts(list, entries) {

@@ -128,7 +128,9 @@ class FakeEngine:
         if not body.get("stream"):
             if word == "slow":
                 await self._wait(request)
-            choices = [{"index": 0, "token_ids": [5, 7]}] if body.get("return_token_ids") else []
+            text = "Hello wörld"
+            choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+            choices = [{"index": 0, "finish_reason": "stop", "token_ids": [5, 7], **choice}]
             return JSONResponse({"object": "whole", "model": body["model"], "choices": choices, "x_extra": "kept"})
         return StreamingResponse(self._chunks(request, body, word, chat), media_type="text/event-stream")
 

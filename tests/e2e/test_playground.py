@@ -4,7 +4,11 @@ quick. Needs Chromium and its driver (Debian: `apt-get install chromium chromium
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +261,74 @@ def test_history_labels_deletes_and_survives_a_reload(page: Page) -> None:
     delete.click()
     page.until(lambda: not page.all(f"li[data-id={made}]"))
     assert not page.find("adapter-card").is_displayed()
+
+
+def test_an_adapter_grows(page: Page, open_service: Service) -> None:
+    page.make("It cannot grow.")
+    assert not page.find("adapter-grow").is_displayed()
+    page.find("keep-state").click()
+    first = page.make("The Orchid III is moored at pier 14.")
+    assert "for 24 hours" in page.text("adapter-facts")
+    page.find("adapter-grow").click()
+    page.write("text", "Her captain is Ida Marsh.")
+    second = page.submit()
+    described = open_service.client.get(f"/adapters/{second}").json()
+    assert (described["parent"], described["state_expires_at"] is None) == (first, False)
+    open_service.engine.requests.clear()
+    page.ask("Who?")
+    in_prompt = open_service.engine.requests[-1]["messages"][0]["content"]
+    assert in_prompt == "The Orchid III is moored at pier 14.\n\nHer captain is Ida Marsh.\n\nWho?"
+    page.pick("conversation")  # the page goes on adding to the newest
+    page.write("conversation", "User: She is blue." + Keys.CONTROL + Keys.ENTER)
+    page.until(lambda: page.text("adapter-id") not in (first, second))
+    assert open_service.client.get(f"/adapters/{page.text('adapter-id')}").json()["parent"] == second
+    page.find("parent-clear").click()
+    assert page.text("make-button") == "Make the adapter"
+    use, grow, *_ = page.all(f"li[data-id={first}] button")
+    assert (use.text, grow.text) == ("Use", "Add to")
+    grow.click()
+    assert page.find("parent-id").get_attribute("title") == first
+    open_service.client.delete(f"/adapters/{first}")
+    page.pick("text")
+    page.write("text", "Too late.")
+    page.find("make-button").click()
+    page.until(lambda: page.text("make-error").startswith("No such adapter"))
+
+
+def test_the_lines_to_paste_do_what_was_done(page: Page, tmp_path: Path) -> None:
+    """The same request gives the same adapter: each line must print the id that the page shows."""
+    page.find("keep-state").click()
+    first = page.make('It\'s a "text" with $odd `signs` & ünïcode.\nTwo lines.')
+    assert {printed(page, tmp_path, language) for language in ("curl", "python", "cli")} == {first}
+    page.find("adapter-grow").click()
+    page.pick("conversation")
+    page.write("conversation", "User: more\nAssistant: yes")
+    page.find("keep-state").click()
+    second = page.submit()
+    assert {printed(page, tmp_path, language) for language in ("curl", "python")} == {second}
+    page.find("keep-state").click()
+    page.upload("a 'file'.txt", b"of a few words")
+    third = page.submit()
+    assert {printed(page, tmp_path, language) for language in ("curl", "python", "cli")} == {third}
+    page.ask("Who?")
+    for language in ("curl", "python", "cli"):
+        assert "Hello wörld" in run_line(page, tmp_path, language)
+
+
+def printed(page: Page, folder: Path, language: str) -> str:
+    found = re.search(r"ga-[0-9a-f]{32}", run_line(page, folder, language))
+    assert found, language
+    return found[0]
+
+
+def run_line(page: Page, folder: Path, language: str) -> str:
+    page.pick(language)
+    line = page.text("code-text")
+    command = [sys.executable, "-c", line] if language == "python" else ["bash", "-c", line]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, (line, done.stderr)
+    return done.stdout
 
 
 def test_a_wrong_key_then_the_right_one(driver: Any, start_service: StartService, tmp_path: Path, page: Page) -> None:
