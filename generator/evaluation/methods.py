@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from generator.encode import ContextTooLong
 from generator.evaluation import tasks
 from generator.evaluation.costs import BYTES_PER_NUMBER, adapter_numbers, attached_numbers, generating
 from generator.evaluation.engines import Engine, InProcess, Made
@@ -96,8 +97,11 @@ class Methods:
         found = [best_passages(item.passages, asked.text, _BEST) for asked in item.asked]
         return Prepared([item.joint.join(passages) for passages in found])
 
-    def _adapter(self, item: Item, document: str) -> Prepared:
-        made: Made = self.engine.contextualize(document)
+    def _adapter(self, item: Item, document: str) -> Prepared | None:
+        try:
+            made: Made = self.engine.contextualize(document)
+        except ContextTooLong:  # the checkpoint reads everything in one chunk
+            return None
         config = self.engine.config
         cost = DocumentCost(
             made.tokens, generating(self.engine.shape, config, made.tokens), made.seconds, adapter_numbers(config)

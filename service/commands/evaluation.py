@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from generator.evaluation.harness import Plan
 
 DEFAULT_DATA = Path("../shared/data")
+EXTRA = "pip install 'genadapter[eval]'"
 
 evaluation = typer.Typer(no_args_is_help=True, help="Measure what adapters know.")
 
@@ -58,6 +59,8 @@ def quality(
         measured = report.measure(checkpoint or default_checkpoint(), data, wanted)
     except (CheckpointError, FileNotFoundError) as error:
         fail(error)
+    except ModuleNotFoundError as error:
+        fail(f"{error.name} is missing: {EXTRA}")
     text = json.dumps(measured, indent=2)
     if out is not None:
         out.write_text(text + "\n")
@@ -123,6 +126,8 @@ def run_all(
         path = _run(engine, about, plan, data, out or Path("runs") / f"evaluation-{about['checkpoint'][:12]}")
     except (CheckpointError, BaseModelNotFound, FileNotFoundError, ValueError, ServiceError) as error:
         fail(error)
+    except ModuleNotFoundError as error:
+        fail(f"{error.name} is missing: {EXTRA}")
     if report is not None:
         _publish(path, report)
     print(f"{report or path}")
