@@ -109,6 +109,9 @@ def _figures(tally: Tally) -> dict[str, Figure]:
         "harm_answers": _difference(("answers", "other"), ("answers", "closed")),
         "completion_gain": _difference(("completion", "closed"), ("completion", "own")),
     }
+    if ("answers f1", "own") in tally.sums:
+        figures["f1_gain"] = _difference(("answers f1", "own"), ("answers f1", "closed"))
+        figures["f1_harm"] = _difference(("answers f1", "closed"), ("answers f1", "other"))
     if ("answers", packed.OWN) in tally.sums:
         figures["knowledge_recovered_packed"] = _recovered(packed.OWN, packed.OTHER)
     return figures
