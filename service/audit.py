@@ -6,8 +6,10 @@ docs/security.md lists the events.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -19,8 +21,12 @@ from typing import Any
 
 from service.ids import is_adapter_id
 
+logger = logging.getLogger(__name__)
+
 # Old files kept beside the one being written.
 KEPT_FILES = 8
+# A log that cannot be written is complained of this often.
+COMPLAINT_S = 60.0
 # Refusals cost the one who provokes them nothing: so many are logged at once and then each second, the rest is counted.
 DENIED_BURST = 100
 DENIED_PER_S = 10.0
@@ -67,7 +73,8 @@ class AuditLog:
         self.write("denied", who, named, reason=reason, **suppressed)
 
     def close(self) -> None:
-        self._handler.close()
+        with contextlib.suppress(OSError):  # said before
+            self._handler.close()
 
 
 def _stderr() -> logging.Handler:
@@ -78,6 +85,14 @@ def _file(path: Path, max_bytes: int) -> logging.Handler:
     """Raises OSError."""
 
     class OwnersFile(RotatingFileHandler):
+        failed_s = -math.inf
+
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+            """A full disk must not stop the service, nor fill another log with a stack for each line that is lost."""
+            if time.monotonic() - self.failed_s > COMPLAINT_S:
+                self.failed_s = time.monotonic()
+                logger.error("the audit log %s cannot be written: lines are lost", path)
+
         def _open(self) -> Any:
             descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             return os.fdopen(descriptor, self.mode, encoding="ascii")

@@ -22,7 +22,7 @@ from tests.chaos.report import print_result
 from tests.chaos.stack import Service, Stack
 
 CREATORS = 4
-LIFE_S = (0.2, 6.0)
+LIFE_S = (0.2, 10.0)
 PAGE = 100
 
 

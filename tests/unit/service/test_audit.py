@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from service import audit
 from service.audit import AuditLog, Who
 
@@ -62,3 +64,15 @@ def test_the_file_is_rotated(tmp_path: Path) -> None:
     files = list(tmp_path.iterdir())
     assert len(files) == audit.KEPT_FILES + 1
     assert all(path.stat().st_size <= 64 * 1024 and stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the file's own, when it is collected
+def test_a_full_disk_stops_nothing(caplog: Any, capsys: Any) -> None:
+    log = AuditLog(Path("/dev/full"), 1 << 20)
+    for _ in range(100):
+        log.write("created", WHO, ID)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the audit log /dev/full cannot be written: lines are lost"
+    ]
+    log.close()
+    assert capsys.readouterr().err == "", "no stack for each line"
