@@ -7,8 +7,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from generator.config import GeneratorConfig
-from generator.encode import LoraWeights
 from generator.evaluation.costs import BYTES_PER_NUMBER, Shape, adapter_numbers
 from generator.evaluation.finetuning import Tuned, tune
 from generator.evaluation.items import Asked, Text
@@ -68,6 +69,16 @@ def window_of(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or _WINDOW)
 
 
+@dataclass
+class _Turn:
+    """One thing that is asked, in tokens. target: what is scored after the prompt, if anything."""
+
+    asked: Asked
+    prompt: list[int]
+    target: list[int]
+    reply: Reply
+
+
 class InProcess:
     """The generator and its base model."""
 
@@ -106,17 +117,19 @@ class InProcess:
         return tune(self.generator.base, self.prompts.tokenize(document), self.config.scaling, seconds)
 
     def ask(self, asked: list[Asked], contexts: list[str], handle: Any, max_tokens: int) -> list[Reply]:
-        prompts = [self._prompt(one, context) for one, context in zip(asked, contexts, strict=True)]
-        replies = [Reply(prompt_tokens=len(prompt)) for prompt in prompts]
-        self._measure(replies, asked, prompts, handle)
-        chats = [i for i, one in enumerate(asked) if one.kind == "chat"]
-        if chats:
-            begin = time.perf_counter()
-            made = self._generate([prompts[i] for i in chats], handle, max_tokens)
-            for i, ids in zip(chats, made, strict=True):
-                replies[i].text, replies[i].made_tokens = self._decode(ids), len(ids)
-                replies[i].seconds = (time.perf_counter() - begin) / len(chats)
-        return replies
+        """Prompts that begin alike share the reading of it; others share passes."""
+        turns = []
+        for one, context in zip(asked, contexts, strict=True):
+            prompt = self._prompt(one, context)
+            turns.append(_Turn(one, prompt, self._target(one), Reply(prompt_tokens=len(prompt))))
+        shared = common_start([turn.prompt for turn in turns])
+        if any(one.options for one in asked):
+            self._choose(turns, shared, handle)
+        elif len(shared) >= _SHARED_TOKENS:
+            self._read_once(turns, shared, handle, max_tokens)
+        else:
+            self._in_batches(turns, handle, max_tokens)
+        return [turn.reply for turn in turns]
 
     def _prompt(self, asked: Asked, context: str) -> list[int]:
         start, tokenize = self.prompts.start, self.prompts.tokenize
@@ -124,55 +137,50 @@ class InProcess:
             return tokenize(self.prompts.chat(message(context, asked)))
         return [*start, *tokenize(message(context, asked) if asked.kind == "raw" else context)]
 
-    def _targets(self, asked: Asked) -> list[list[int]]:
-        """What is scored after the prompt: every option, or the first answer."""
-        if asked.kind == "raw":
-            return [self.prompts.tokenize(f" {option}") for option in asked.options]
-        ends = [self.prompts.end] if asked.kind == "chat" else []
-        return [[*self.prompts.tokenize(answer), *ends] for answer in asked.answers[:1]]
-
-    def _measure(self, replies: list[Reply], asked: list[Asked], prompts: list[list[int]], handle: Any) -> None:
-        """Losses of answers and texts; the choice where there are options."""
-        if any(one.options for one in asked):
-            self._choose(replies, asked, prompts, handle)
-            return
-        scored = [
-            (reply, prompt, self._target(one)) for reply, prompt, one in zip(replies, prompts, asked, strict=True)
-        ]
-        scored = [(reply, prompt, target) for reply, prompt, target in scored if target]
-        losses = self._losses([Row(prompt, target, handle) for _, prompt, target in scored])
-        for (reply, _, target), loss in zip(scored, losses, strict=True):
-            reply.loss, reply.loss_tokens = loss, len(target)
-
     def _target(self, asked: Asked) -> list[int]:
         """The first answer; a chat's ends its turn. Nothing for a question without an answer."""
         answer = self.prompts.tokenize(asked.answers[0]) if asked.answers else []
         return [*answer, self.prompts.end] if answer and asked.kind == "chat" else answer
 
-    def _choose(self, replies: list[Reply], asked: list[Asked], prompts: list[list[int]], handle: Any) -> None:
-        """The option with the lowest loss per token. Demonstrations are read once, each input once for all its options."""
-        begin, shared = time.perf_counter(), common_start(prompts)
+    def _choose(self, turns: list[_Turn], shared: list[int], handle: Any) -> None:
+        """The option with the lowest loss per token. Each input is read once for all its options."""
+        begin = time.perf_counter()
         with self.rows.read(shared, handle) as read:
-            for reply, one, prompt in zip(replies, asked, prompts, strict=True):
-                with read.further(prompt[len(shared) : -1]) as there:
-                    options = [self.prompts.tokenize(f" {option}") for option in one.options]
-                    means = [there.losses(prompt[-1:], option).mean().item() for option in options]
-                reply.chosen = one.options[means.index(min(means))]
-        for reply in replies:
-            reply.seconds = (time.perf_counter() - begin) / len(asked)
+            for turn in turns:
+                with read.further(turn.prompt[len(shared) : -1]) as there:
+                    options = [self.prompts.tokenize(f" {option}") for option in turn.asked.options]
+                    means = [there.losses(turn.prompt[-1:], option).mean().item() for option in options]
+                turn.reply.chosen = turn.asked.options[means.index(min(means))]
+        for turn in turns:
+            turn.reply.seconds = (time.perf_counter() - begin) / len(turns)
 
-    def _losses(self, rows: list[Row]) -> list[float]:
-        shared = common_start([row.prompt for row in rows])
-        if len(shared) < _SHARED_TOKENS or len(rows) == 1:
-            return [loss.sum().item() for loss in self.rows.losses(rows)]
-        with self.rows.read(shared, rows[0].adapter) as read:
-            return [read.losses(row.prompt[len(shared) :], row.target).sum().item() for row in rows]
-
-    def _generate(self, prompts: list[list[int]], handle: LoraWeights | None, max_tokens: int) -> list[list[int]]:
-        shared = common_start(prompts)
-        if len(shared) < _SHARED_TOKENS or len(prompts) == 1:
-            return self.rows.continuations(
-                [Row(prompt, [], handle) for prompt in prompts], max_tokens, self.prompts.end
-            )
+    def _read_once(self, turns: list[_Turn], shared: list[int], handle: Any, max_tokens: int) -> None:
+        begin = time.perf_counter()
         with self.rows.read(shared, handle) as read:
-            return [read.continuation(prompt[len(shared) :], max_tokens, self.prompts.end) for prompt in prompts]
+            reading_s = (time.perf_counter() - begin) / len(turns)
+            for turn in turns:
+                rest = turn.prompt[len(shared) :]
+                if turn.target:
+                    self._count(turn, read.losses(rest, turn.target))
+                if turn.asked.kind == "chat":
+                    begin = time.perf_counter()
+                    made = read.continuation(rest, max_tokens, self.prompts.end)
+                    self._say(turn, made, reading_s + time.perf_counter() - begin)
+
+    def _in_batches(self, turns: list[_Turn], handle: Any, max_tokens: int) -> None:
+        scored = [turn for turn in turns if turn.target]
+        for turn, loss in zip(scored, self.rows.losses([Row(t.prompt, t.target, handle) for t in scored]), strict=True):
+            self._count(turn, loss)
+        chats = [turn for turn in turns if turn.asked.kind == "chat"]
+        begin = time.perf_counter()
+        made = self.rows.continuations([Row(turn.prompt, [], handle) for turn in chats], max_tokens, self.prompts.end)
+        seconds = (time.perf_counter() - begin) / max(1, len(chats))
+        for turn, ids in zip(chats, made, strict=True):
+            self._say(turn, ids, seconds)
+
+    @staticmethod
+    def _count(turn: _Turn, losses: Tensor) -> None:
+        turn.reply.loss, turn.reply.loss_tokens = losses.sum().item(), len(turn.target)
+
+    def _say(self, turn: _Turn, ids: list[int], seconds: float) -> None:
+        turn.reply.text, turn.reply.made_tokens, turn.reply.seconds = self._decode(ids), len(ids), seconds

@@ -7,15 +7,16 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import torch
 
-from generator.evaluation import finetuning, harness, plots, results, write
+from generator.evaluation import engines, finetuning, harness, plots, results, write
 from generator.evaluation.costs import Shape, generating
-from generator.evaluation.engines import Made, Reply
+from generator.evaluation.engines import InProcess, Made, Reply
 from generator.evaluation.harness import AnotherRun, Harness, Plan
 from generator.evaluation.items import Asked, Sizes, Source, Text, split_passages
 from generator.evaluation.retrieval import best_passages
@@ -303,3 +304,47 @@ def test_what_a_service_refuses_ends_the_run(tiny_generator: Callable[..., Gener
     )
     with pytest.raises(ServiceError, match="413"):
         Served(client, generator.config, None, generator.base.config).contextualize("x")
+
+
+class Letters:
+    """A tokenizer's stand-in for the whole engine: one id a character."""
+
+    chat_template = None
+    bos_token_id, eos_token_id = 0, END
+
+    def __call__(self, text: str, add_special_tokens: bool) -> Any:
+        return SimpleNamespace(input_ids=[2 + ord(character) % 60 for character in text])
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return " ".join(map(str, ids))
+
+
+def test_sharing_the_reading_changes_no_reply(
+    tiny_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = tiny_generator()
+    generator.tokenizer = Letters()  # type: ignore[assignment]
+    engine = InProcess(generator)
+    adapter = engine.contextualize("The Orchid III is moored at pier 14.").handle
+    chats = [
+        Asked("chat", text, [answer]) for text, answer in (("Where is she?", "pier 14"), ("Who?", "Ida"), ("What?", ""))
+    ]
+    document = "The Orchid III is moored at pier 14, and her captain is Ida Marsh, who likes tea."
+    together = engine.ask(chats, [document] * 3, adapter, 6)
+    monkeypatch.setattr(engines, "_SHARED_TOKENS", 10_000)
+    apart = engine.ask(chats, [document] * 3, adapter, 6)
+    assert [(reply.text, reply.loss_tokens) for reply in together] == [
+        (reply.text, reply.loss_tokens) for reply in apart
+    ]
+    for one, other in zip(together[:2], apart[:2], strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+
+    raw = Asked("raw", "Input: 1\nOutput:", ["even"], ["even", "odd"])
+    (chosen,) = engine.ask([raw], ["Input: 2\nOutput: even"], adapter, 6)
+    prompt = [0, *engine.prompts.tokenize("Input: 2\nOutput: even\n\nInput: 1\nOutput:")]
+    rows = [Row(prompt, engine.prompts.tokenize(f" {option}"), adapter) for option in raw.options]
+    even, odd = (losses.mean().item() for losses in engine.rows.losses(rows))
+    assert chosen.chosen == ("even" if even < odd else "odd")
