@@ -37,7 +37,7 @@ from service.errors import (
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestContext, RequestLimit
 from service.resolver import Resolver
-from service.routes import adapters, contextualize, generate, health, openai, playground
+from service.routes import adapters, contextualize, docs, generate, health, openai, playground
 from service.schemas import ContextualizeRequest, GenerateRequest
 from service.services import Services, who_asks
 from service.settings import Settings, SettingsError
@@ -69,9 +69,11 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
         version=VERSION,
         description=DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,  # service/routes/docs.py
+        redoc_url=None,
         lifespan=partial(_lifespan, settings=settings, loaders=loaders or Loaders(), metrics=metrics),
     )
-    for router in (health.router, adapters.router, playground.router):
+    for router in (health.router, adapters.router, playground.router, docs.router):
         app.include_router(router)
     if "contextualize" in settings.roles:
         app.include_router(contextualize.router)

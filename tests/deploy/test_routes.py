@@ -14,8 +14,6 @@ from service.settings import load_settings
 ROOT = Path(__file__).parents[2]
 # For those who look after the service: not for the world outside.
 INSIDE = {"/healthz", "/readyz", "/metrics"}
-# FastAPI's second description of the same, and OAuth's, which is not used.
-UNUSED = {"/redoc", "/docs/oauth2-redirect"}
 Route = Callable[[str, str], str | None]
 
 
@@ -66,8 +64,6 @@ def by_ingress(method: str, path: str) -> str | None:
 @pytest.mark.parametrize("route", [by_gateway, by_ingress])
 def test_every_address_reaches_its_role(route: Route) -> None:
     for method, path in routes():
-        if path in UNUSED:
-            continue
         reads_documents = path == "/contextualize" or path.endswith("/append")
         role = "contextualize" if reads_documents else "generate"
         wanted = None if path in INSIDE else f"genadapter-{role}"
