@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from generator.encode import ContextTooLong
 from generator.evaluation.quality import Cell, Quality, Tally, shown
 from generator.generator import Generator
 from generator.training.data import Passage
@@ -58,7 +59,10 @@ def measure(quality: Quality, tally: Tally, generator: Generator, pool: list[Pas
     packs = pack(passages, pool, quality.prompts.tokenize("\n\n"), seed)
     if len(packs) < 2:  # there is no other document
         return
-    before = generator.contextualize(packs[-1].ids).lora()
+    try:
+        before = generator.contextualize(packs[-1].ids).lora()
+    except ContextTooLong:  # the checkpoint reads everything in one chunk
+        return
     for one in shown(packs, "in long documents", quality.progress):
         own = generator.contextualize(one.ids).lora()
         cells: list[Cell] = []
