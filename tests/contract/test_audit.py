@@ -9,8 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from service.auth import hash_key
+from service.cli import app as command_line
 from tests.contract.conftest import StartService
 from tests.contract.test_errors import _until, check
 
@@ -119,3 +121,43 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(start_ser
     answer = service.client.post("/contextualize", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 413, "too many tokens, but not too busy"
     assert "genadapter_requests_in_flight 1.0" in service.client.get("/metrics").text
+
+
+def test_a_stream_counts_as_its_keys_request_until_its_end(start_service: StartService, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    limits = {"one": {"max_in_flight": 1}, "other": {}}
+    entries = [
+        {"name": name, "tenant": "shared", "sha256": hash_key(name), "limits": own} for name, own in limits.items()
+    ]
+    keys.write_text(json.dumps({"keys": entries}))
+    service = start_service(api_keys_file=keys)
+
+    def ask(key: str) -> httpx.Response:
+        return service.client.get("/adapters", headers={"Authorization": f"Bearer {key}"})
+
+    body = {"prompt": "slow words", "stream": True}
+    with httpx.Client(base_url=service.url, headers={"Authorization": "Bearer one"}, timeout=30) as client:
+        with client.stream("POST", "/generate", json=body) as response:
+            next(response.iter_lines())
+            assert check(ask("one"), 429)["code"] == "limit_reached"
+            assert ask("other").status_code == 200
+        _until(lambda: ask("one").status_code == 200)
+
+
+def test_a_tenant_leaves_with_all_that_it_had(start_service: StartService, tmp_path: Path) -> None:
+    keys, audit = tmp_path / "keys.json", tmp_path / "audit.log"
+    entries = [{"name": name, "tenant": f"leaves-{name}", "sha256": hash_key(name)} for name in ("one", "other")]
+    keys.write_text(json.dumps({"keys": entries}))
+    service = start_service(api_keys_file=keys, audit_log=audit)
+    for key, count in (("one", 3), ("other", 1)):
+        for number in range(count):
+            headers = {"Authorization": f"Bearer {key}"}
+            service.client.post("/contextualize", json={"text": f"leaving {number}"}, headers=headers)
+    environment = {"GENADAPTER_URL": service.url, "GENADAPTER_API_KEY": "one"}
+    done = CliRunner().invoke(command_line, ["adapters", "delete", "--all", "--json"], env=environment)
+    assert len(json.loads(done.stdout)["deleted"]) == 3
+    receipts = [json.loads(line) for line in audit.read_text().splitlines() if '"deleted"' in line]
+    assert [receipt["removed"]["store"]["factors"] for receipt in receipts] == [1, 1, 1]
+    for key, left in (("one", 0), ("other", 1)):
+        page = service.client.get("/adapters", headers={"Authorization": f"Bearer {key}"}).json()
+        assert len(page["data"]) == left
