@@ -54,7 +54,8 @@ async def started(engine_arguments: str = "", **settings: str) -> AsyncIterator[
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="genadapter-bench-")))
         values: dict[str, Any] = {name.lower(): value for name, value in settings.items()}
         configured = Settings(_env_file=None, engine_args=engine_arguments, **values)
-        supervisor = await stack.enter_async_context(Supervisor())
+        log = stack.enter_context((folder / "children.log").open("a"))
+        supervisor = await stack.enter_async_context(Supervisor(lambda line: print(line, file=log, flush=True)))
         store, redis_url = store_child(folder)
         store_process = supervisor.start(store)
         await store_process.wait_ready(START_TIMEOUT_S)
@@ -78,7 +79,8 @@ def _pid(child: Any) -> int:
 def _serving(environment: dict[str, str]) -> Any:
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=quiet, stderr=quiet)
     try:
         yield f"http://127.0.0.1:{port}", process
     finally:

@@ -39,7 +39,9 @@ async def _start() -> dict[str, float]:
         environment = {**os.environ, "GENADAPTER_DATA_DIR": folder}
         command = [sys.executable, "-m", "service.cli", "serve", "--port", str(free_port())]
         begin = time.monotonic()
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 return await _read(process, begin)

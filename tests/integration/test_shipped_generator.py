@@ -6,19 +6,26 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from generator import load_generator
+from generator import Generator, load_generator
 from generator.checkpoint import default_checkpoint
 from generator.evaluation.quality import Quality, Tally
 from generator.training.data import Passage, Question
+from generator.training.frozen import FrozenModel
 from generator.training.objectives import Prompts
+from generator.training.step import Adapters
 
 DOCUMENTS = json.loads((Path(__file__).parents[1] / "data" / "knowledge.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def tally() -> Tally:
-    generator = load_generator(default_checkpoint())
+def generator() -> Generator:
+    return load_generator(default_checkpoint())
+
+
+@pytest.fixture(scope="module")
+def tally(generator: Generator) -> Tally:
     prompts = Prompts.of(generator.tokenizer)
     passages = [
         Passage(
@@ -44,3 +51,18 @@ def test_the_document_itself_is_likelier(tally: Tally) -> None:
 
 def test_unrelated_text_is_hardly_touched(tally: Tally) -> None:
     assert tally.mean("unrelated text", "other") < tally.mean("unrelated text", "closed") + 0.15
+
+
+def test_what_training_optimizes_is_what_inference_uses(generator: Generator) -> None:
+    """On the trained weights, whose states' singular values spread over decades."""
+    tokenize = Prompts.of(generator.tokenizer).tokenize
+    for document in DOCUMENTS[:2]:
+        ids = tokenize(document["text"])
+        chunk = FrozenModel(generator.base, generator.config).read([ids])[0]
+        with torch.no_grad():
+            gains = torch.zeros(len(generator.config.targets))
+            trained = Adapters(generator.network, gains, [[(chunk, len(ids))]]).weights
+        for name, (a, b) in generator.contextualize(ids).lora().items():
+            a_trained, b_trained = (weights[0] for weights in trained[name])
+            expected = b @ a
+            assert ((b_trained @ a_trained - expected).norm() / expected.norm()).item() < 1e-2, name
