@@ -16,6 +16,10 @@ run: setup ## Start the service on http://127.0.0.1:8000
 test: setup ## Every test that needs no GPU, real vLLM and Valkey included
 	$(PYTEST)
 
+.PHONY: test-scheduled
+test-scheduled: setup ## Tests that take long or fetch more from the package registry
+	GENADAPTER_TEST_SCHEDULED=1 $(PYTEST) tests/docs
+
 lint: setup ## Format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
