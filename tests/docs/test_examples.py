@@ -116,6 +116,6 @@ def test_langchain(service: Service, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     interpreter = str(tmp_path / "venv" / "bin" / "python")
     own = ["httpx", "pydantic", "pydantic-settings"]  # what service.client needs
-    subprocess.run([interpreter, "-m", "pip", "install", "-q", *packages, *own], check=True)
+    subprocess.run([interpreter, "-m", "pip", "install", "-q", "--only-binary", ":all:", *packages, *own], check=True)
     command = ("env", f"PYTHONPATH={ROOT}", interpreter, str(EXAMPLES / "langchain_chat.py"), "Where is she?")
     assert run(service.url, tmp_path, *command) == "Hello wörld\n"
