@@ -230,17 +230,15 @@ class Store:
         raise StoreUnavailable("refresh: the record kept changing")
 
     async def delete(self, adapter_id: str, tenant: str) -> dict[str, int] | None:
-        """What was removed, by part; None when the tenant had no such adapter. An adapter that is half deleted answers
-        no more."""
+        """What was removed, by part (zeros: a reply was lost and the command sent again); None when the tenant had no such
+        adapter. An adapter that is half deleted answers no more."""
         record = await self.get(adapter_id)
         if record is None or record.tenant != tenant:
             return None
         async with self._operation("delete"):
-            keys = _keys(adapter_id)
-            dropped = await self._redis.eval(DROP_PARTS, len(keys), *keys)
+            dropped = await self._redis.eval(DROP_PARTS, len(PARTS), *_keys(adapter_id))
             removed = dict(zip(PARTS, map(int, dropped), strict=True))
             removed["index"] = await self._index.drop(tenant, adapter_id)
-        # Zeros are no failure: a reply was lost and the command sent again, or somebody else deleted it just now.
         return removed
 
     async def usage(self, tenant: str) -> Usage:
