@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from service.cli import app
 from service.settings import DEFAULT_URL
@@ -157,6 +158,23 @@ def test_curl(line: str, service: Service, tmp_path: Path) -> None:
     script = f'curl() {{ command curl --fail-with-body "$@"; }}\n{command}'
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+RUN_COMMANDS = ("contextualize", "chat", "generate", "adapters")
+TYPED = sorted({line for page in PAGES for line in shell_commands(page) if GENADAPTER.match(line)})
+
+
+@pytest.mark.parametrize("line", [line for line in TYPED if line.split()[1] in RUN_COMMANDS])
+def test_genadapter(line: str, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as it stands, but for the address and the adapter."""
+    made = service.create(f"for the line {line}", keep_state=True)["id"]
+    for name in ("README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.setenv("GENADAPTER_URL", service.url)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(ADAPTER_ID.sub(made, line), comments=True)[1:]
+    result = CliRunner().invoke(app, words, input="What is it about?\n/quit\n")
+    assert result.exit_code == 0, result.output
 
 
 PROGRAMS = [(page, "\n".join(block)) for page in PAGES for block in blocks(page.read_text()) if is_python(block)]
