@@ -85,6 +85,7 @@ async def _serve(settings: Settings, stages: Stages) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     for name in unknown_variables():
         stages.say(f"warning: {name} is no setting of this service, and is ignored")
+    _look_around(settings, stages)
     await asyncio.to_thread(_check, settings)
     if not settings.is_loopback and settings.api_keys_file is None:
         stages.say("warning: other machines can use this service without a key, and see and use every adapter")
@@ -100,6 +101,20 @@ async def _serve(settings: Settings, stages: Stages) -> int:
             return EXIT_FAILED
         finally:
             stages.say("stopping")
+
+
+def _look_around(settings: Settings, stages: Stages) -> None:
+    """What would fail later and say less: told now. Raises SettingsError for what cannot work."""
+    from service.commands.checks import Problem, disk, memory
+
+    for check in (memory, disk):
+        try:
+            check(settings)
+        except Problem as problem:
+            words = f"{problem}: {problem.advice}"
+            if problem.grave:
+                raise SettingsError(words) from None
+            stages.say(f"warning: {words}")
 
 
 def _check(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-EXIT_USAGE = 2
+from service.commands.client import EXIT_USAGE, JsonOption, Output
 
 
 def train(
@@ -35,6 +35,7 @@ def import_checkpoint(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The checkpoint's new folder.")],
     base_model: Annotated[str | None, typer.Option(help="Folder or hub id, if not as the checkpoint says.")] = None,
     strategy: Annotated[str, typer.Option(help="concat, parallel or sequential, as it was trained.")] = "concat",
+    as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint of the method's reference implementation (peft_type FASTLORA) into one of ours.
 
@@ -50,7 +51,9 @@ def import_checkpoint(
         config = import_fastlora(source, target, base_model, strategy)  # type: ignore[arg-type]
     except (CheckpointError, BaseModelNotFound) as error:
         fail(error)
-    print(f"{target}: {len(config.targets)} adapted modules of {config.base_model}, rank {config.rank}")
+    made = {"folder": str(target), "modules": len(config.targets), "base_model": config.base_model, "rank": config.rank}
+    words = f"{target}: {len(config.targets)} adapted modules of {config.base_model}, rank {config.rank}"
+    Output(as_json).show(made, words)
 
 
 def bench(

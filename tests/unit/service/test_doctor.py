@@ -83,3 +83,15 @@ def test_an_unsuitable_engine_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "another")
     with pytest.raises(checks.Problem, match="plugin"):
         checks.engine(settings())
+
+
+def test_serve_says_at_once_what_would_fail_later(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from service.commands.serve import Stages, _look_around
+    from service.settings import SettingsError
+
+    _look_around(settings(kv_cache_gib=100_000), Stages())
+    assert "GENADAPTER_KV_CACHE_GIB" in capfd.readouterr().err
+    with pytest.raises(SettingsError, match="cannot be written: set GENADAPTER_DATA_DIR"):
+        _look_around(settings(data_dir="/proc/1"), Stages())
