@@ -25,14 +25,14 @@ from tests.chaos.documents import all_documents, question, record
 from tests.chaos.faults import Faults
 from tests.chaos.kills import kills
 from tests.chaos.load import QUIET_S, Load
-from tests.chaos.report import finish, verify
+from tests.chaos.report import Result, finish, verify
 from tests.chaos.soak import soak
 from tests.chaos.stack import Stack, started
 
 CANARY_S = 5.0
 
 
-async def chaos(stack: Stack) -> int:
+async def chaos(stack: Stack) -> Result:
     minutes, seed = float(os.environ.get("CHAOS_MINUTES", "10")), int(os.environ.get("CHAOS_SEED", "1"))
     print(f"chaos: {minutes:g} minutes, seed {seed}", flush=True)
     async with AsyncExitStack() as exits:
@@ -65,22 +65,29 @@ async def chaos(stack: Stack) -> int:
     return finish(load, recovery_s=worst, recoveries_s=recoveries, minutes=minutes, seed=seed)
 
 
-async def run(what: Callable[[Stack], Awaitable[int]]) -> int:
+async def run(what: Callable[[Stack], Awaitable[Result]]) -> Result:
+    """When it returns, all parts have ended. The logs of a run that was not clean stay."""
     folder = Path(tempfile.mkdtemp(prefix="genadapter-chaos-"))
     print(f"logs in {folder}; starting the store, the engine and the service (about a minute)", flush=True)
-    code = 1
-    try:
-        async with started(folder) as stack:
-            code = await what(stack)
-            return code
-    finally:
-        if code == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+    async with started(folder) as stack:
+        result = await what(stack)
+    if result.is_clean:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    return result
 
 
-if __name__ == "__main__":
+def main() -> None:
     runs = {"chaos": chaos, "kills": kills, "soak": soak}
     name = sys.argv[1] if len(sys.argv) > 1 else "chaos"
     if name not in runs:
         sys.exit(__doc__)
-    sys.exit(asyncio.run(run(runs[name])))
+    result = asyncio.run(run(runs[name]))
+    sys.stderr.flush()
+    print(result.line, flush=True)
+    os._exit(
+        0 if result.is_clean else 1
+    )  # at once: what Python says of objects that it finds now would come after the line
+
+
+if __name__ == "__main__":
+    main()

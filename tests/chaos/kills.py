@@ -18,7 +18,7 @@ from service.records import AdapterRecord, checksum
 from service.store import PARTS
 from tests.chaos.documents import PROMPT
 from tests.chaos.judge import Tally
-from tests.chaos.report import print_result
+from tests.chaos.report import Result, result_of
 from tests.chaos.stack import Service, Stack
 
 CREATORS = 4
@@ -34,7 +34,7 @@ class Made:
     asked: int = 0
 
 
-async def kills(stack: Stack) -> int:
+async def kills(stack: Stack) -> Result:
     wanted, seed = int(os.environ.get("CHAOS_CREATES", "1000")), int(os.environ.get("CHAOS_SEED", "1"))
     chance, made, tally = random.Random(seed), Made(), Tally()
     count, recoveries_s = 0, []
@@ -48,7 +48,7 @@ async def kills(stack: Stack) -> int:
         print(f"  killed {count} times; {made.asked} asked for, {len(made.promised)} acknowledged", flush=True)
     await _verify(stack, made, tally)
     facts = {"creates": made.asked, "acknowledged": len(made.promised), "kills": count, "seed": seed}
-    return print_result(tally, recovery_s=max(recoveries_s), **facts)
+    return result_of(tally, recovery_s=max(recoveries_s), **facts)
 
 
 async def _start(service: Service) -> float:

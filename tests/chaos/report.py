@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from tests.chaos.documents import Document, answer_of, question
@@ -12,6 +13,12 @@ from tests.chaos.load import Load
 
 PATIENCE = 20
 PAUSE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    line: str
+    is_clean: bool
 
 
 async def verify(load: Load) -> None:
@@ -40,14 +47,12 @@ async def _verify(load: Load, document: Document) -> None:
             load.tally.note("wrong_answers", f"at the end: {document.id}")
 
 
-def finish(load: Load, **facts: Any) -> int:
-    """The exit code."""
+def finish(load: Load, **facts: Any) -> Result:
     more = {"compared": load.tally.compared, "refused_when_quiet": load.tally.refused_when_quiet}
-    return print_result(load.tally, **facts, **more)
+    return result_of(load.tally, **facts, **more)
 
 
-def print_result(tally: Tally, **facts: Any) -> int:
-    """Prints the last line; the exit code."""
+def result_of(tally: Tally, **facts: Any) -> Result:
     counts = {
         "requests": tally.requests,
         "wrong_answers": tally.wrong_answers,
@@ -55,5 +60,4 @@ def print_result(tally: Tally, **facts: Any) -> int:
         "contract_violations": tally.contract_violations,
     }
     statuses = {str(status): count for status, count in sorted(tally.statuses.items())}
-    print(json.dumps(counts | facts | {"statuses": statuses, "examples": tally.examples}), flush=True)
-    return 0 if tally.is_clean else 1
+    return Result(json.dumps(counts | facts | {"statuses": statuses, "examples": tally.examples}), tally.is_clean)

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from tests.chaos.documents import all_documents, record
 from tests.chaos.faults import group_of
 from tests.chaos.load import Load
-from tests.chaos.report import finish, verify
+from tests.chaos.report import Result, finish, verify
 from tests.chaos.stack import Stack
 
 SAMPLE_S = 5.0
@@ -41,7 +41,7 @@ class Sample:
     store_bytes: int
 
 
-async def soak(stack: Stack) -> int:
+async def soak(stack: Stack) -> Result:
     minutes = float(os.environ.get("SOAK_MINUTES", "30"))
     samples: list[Sample] = []
     async with AsyncExitStack() as exits:
