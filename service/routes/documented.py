@@ -59,7 +59,7 @@ def error_responses(*errors: type[GenadapterError]) -> Responses:
 
 def or_events(*errors: type[GenadapterError]) -> Responses:
     """Of a route that streams when it is asked to."""
-    events = {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}
+    events = {"example": "data: {...}\n\ndata: [DONE]\n\n"}
     answer: dict[str, Any] = {"description": "Whole, or with `stream: true` as server-sent events"}
     return {200: answer | {"content": {"text/event-stream": events}}, **error_responses(*errors)}
 
