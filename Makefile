@@ -54,7 +54,7 @@ kills: setup ## The service killed while it makes adapters (CHAOS_CREATES, CHAOS
 soak: setup ## The same load for long: nothing may grow (SOAK_MINUTES)
 	@$(BIN)/python -m tests.chaos soak
 
-audit: setup ## Known vulnerabilities of the locked packages (asks pypi.org)
+audit: setup ## Known vulnerabilities of the locked packages (asks the package index)
 	@tools/audit.sh
 
 .PHONY: check-deploy demo-cluster

@@ -19,7 +19,7 @@ code=$?
 unreachable='ConnectionError|Connection refused|resolve|timed out|Max retries|error sending request|dns error|HTTPError|not found on PyPI'
 if [ $code -ne 0 ] && grep -qiE "$unreachable" "$plain.said"; then
     tail -n 1 "$plain.said" >&2
-    echo "audit: NOT DONE: the database of vulnerabilities (pypi.org), or the registry that has pip-audit, does not answer from here." >&2
+    echo "audit: NOT DONE: the database of vulnerabilities, or the registry that has pip-audit, does not answer from here." >&2
     exit 2
 fi
 grep -vE '^(WARNING|INFO):' "$plain.said" | tail -n 3
