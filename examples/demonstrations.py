@@ -2,14 +2,14 @@
 
 python examples/demonstrations.py "The porridge was cold and nobody came."
 
-Needs a running service (`make run`). The words of the answer are compared by their likelihood, which is steadier with a
-small model than letting it write: POST /generate gives the log probabilities.
+Needs a running service (`make run`) and, beside this project, `pip install openai`. The possible answers are compared by how
+much likelier the adapter makes each, which is steadier than letting a small model write; the shipped one is very small.
 """
 
 import os
 import sys
 
-import httpx
+from openai import OpenAI
 
 from service.client import Client
 
@@ -25,24 +25,27 @@ QUESTION = "Review: {}\nVerdict:"
 
 review = sys.argv[1]
 url = os.environ.get("GENADAPTER_URL", "http://127.0.0.1:8000")
-key = os.environ.get("GENADAPTER_API_KEY", "unused")
+openai = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("GENADAPTER_API_KEY", "unused"))
 text = "\n\n".join(f"{QUESTION.format(said)} {verdict}" for said, verdict in DEMONSTRATIONS)
 
 with Client(url) as client:
     adapter = client.contextualize(text=text)
 
-request = {
-    "adapter_id": adapter.id,
-    "prompt": QUESTION.format(review),
-    "max_tokens": 1,
-    "logprobs": 20,
-    "temperature": 0,
-}
-headers = {"Authorization": f"Bearer {key}"}
-response = httpx.post(f"{url}/generate", json=request, headers=headers, timeout=300).raise_for_status()
-choice = response.json()["choices"][0]
-likeliest = choice["logprobs"]["content"][0]["top_logprobs"]
-print(f"verdict:{choice['text']}")
+
+def log_probability(model: str, verdict: str) -> float:
+    """Of the verdict's last token behind the question."""
+    prompt = f"{QUESTION.format(review)} {verdict}"
+    scored = openai.completions.create(model=model, prompt=prompt, max_tokens=0, echo=True, logprobs=1)
+    logprobs = scored.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.token_logprobs is not None
+    return logprobs.token_logprobs[-1]
+
+
+print(f"{'':8}{'adapter':>9}{'without':>9}")
+added = {}
 for verdict in ("good", "bad"):
-    found = [item["logprob"] for item in likeliest if item["token"].strip() == verdict]
-    print(f"  {verdict:>4}: {f'log probability {found[0]:.2f}' if found else 'not among the 20 likeliest'}")
+    with_adapter, without = log_probability(adapter.id, verdict), log_probability(adapter.base_model, verdict)
+    added[verdict] = with_adapter - without
+    print(f"{verdict:8}{with_adapter:9.2f}{without:9.2f}")
+print(f"verdict: {max(added, key=added.__getitem__)}")

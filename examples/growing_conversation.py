@@ -23,7 +23,7 @@ with Client(url) as client:
     adapter = client.contextualize(messages=opening, keep_state=True)
     while said := input("you: "):
         reply = openai.chat.completions.create(
-            model=adapter.id, messages=[{"role": "user", "content": said}], max_tokens=80
+            model=adapter.id, messages=[{"role": "user", "content": said}], max_tokens=80, temperature=0
         )
         answer = reply.choices[0].message.content or ""
         print(f"model: {answer}")

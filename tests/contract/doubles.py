@@ -129,7 +129,8 @@ class FakeEngine:
             if word == "slow":
                 await self._wait(request)
             text = "Hello wörld"
-            choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+            choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+            choice["logprobs"] = _logprobs(text, chat) if body.get("logprobs") else None
             choices = [{"index": 0, "finish_reason": "stop", "token_ids": [5, 7], **choice}]
             return JSONResponse({"object": "whole", "model": body["model"], "choices": choices, "x_extra": "kept"})
         return StreamingResponse(self._chunks(request, body, word, chat), media_type="text/event-stream")
