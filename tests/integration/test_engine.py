@@ -303,3 +303,24 @@ def test_a_killed_engine_comes_back_and_the_same_id_answers(engine: Engine):
     wait_for(lambda: engine.child.restarts > exits)
     wait_for(lambda: engine.child.is_ready, 240)
     assert engine.complete(name, TEXT[:100]).json()["choices"][0]["text"] == expected
+
+
+def test_seeded_requests_whose_prompts_are_read_in_parts(engine: Engine, reference: Reference):
+    """More prompt tokens at once than a step takes; each answer is that of its seed, as when it is alone."""
+    ids = (reference.tokens(TEXT) * 9)[:1000]
+    prompts = [[*ids[shift:], *ids[:shift]] for shift in range(0, 80, 10)]
+
+    def ask(number: int) -> str:
+        options = {"max_tokens": 6, "temperature": 1.0, "seed": number, "ignore_eos": True}
+        response = engine.complete(BASE_MODEL, prompts[number], **options)
+        assert response.status_code == 200, response.text
+        text: str = response.json()["choices"][0]["text"]
+        return text
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        together = list(pool.map(ask, range(len(prompts))))
+    assert engine.child.restarts == 0
+    alone = [ask(number) for number in range(len(prompts))]
+    assert (
+        sum(a == b for a, b in zip(together, alone, strict=True)) >= len(prompts) - 1
+    )  # rounding differs with the batch
