@@ -86,12 +86,16 @@ async def read_pieces(
 ) -> AsyncIterator[list[Piece]]:
     """The pieces of each chunk, added to `answer` on the way. Raises upstream's error, EngineUnavailable when it
     breaks off."""
+    done = False
     async for line in engine.lines(response):
         if not line.startswith("data:"):
             continue
         data = line.removeprefix("data:").strip()
         if data == DONE:
-            return
+            # Read to the last byte: a connection that is left before it cannot be used again, and the engine takes the
+            # request for abandoned.
+            done = True
+            continue
         chunk = json.loads(data)
         if "error" in chunk:
             error = error_object(data)
@@ -106,7 +110,8 @@ async def read_pieces(
             answer.add(piece)
         if pieces:
             yield pieces
-    raise EngineUnavailable("the engine's stream broke off")
+    if not done:
+        raise EngineUnavailable("the engine's stream broke off")
 
 
 def _piece(choice: dict[str, Any]) -> Piece:
