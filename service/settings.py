@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     engine_api_key: SecretStr | None = None
     engine_args: str = Field("", description="Passed to vLLM's server as they are")
     engine_start_timeout: Duration = timedelta(minutes=10)
-    max_loras: int = Field(8, ge=1, le=1024, description="Distinct adapters in one step of the engine")
+    max_loras: int = Field(32, ge=1, le=1024, description="Distinct adapters in one step of the engine")
     max_cpu_loras: int = Field(64, ge=1, le=100_000, description="Adapters that the engine keeps in host memory")
     max_model_len: int | None = Field(None, ge=16, description="Longest prompt plus answer; else as in the base model")
     kv_cache_gib: float = Field(1, gt=0, description="Key/value cache of the embedded CPU engine")
