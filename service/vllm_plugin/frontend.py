@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from service.errors import AdapterNotFound, GenadapterError, RequestError
+from service.errors import AdapterDamaged, AdapterNotFound, GenadapterError, RequestError
 from service.ids import is_adapter_id
 from service.store import Store
 from service.vllm_plugin.files import AdapterFiles, CacheFull, default_cache_root
@@ -96,10 +96,17 @@ class Frontend:
     async def _bring(self, adapter_id: str, base_model: str) -> Path | None:
         if not await self._is_our_base(base_model):
             raise RuntimeError(f"the checkpoint belongs to another base model than {base_model}")
-        payload = await (await self.store()).payload(adapter_id)
+        store = await self.store()
+        payload = await store.payload(adapter_id)
         if payload is None:
             return None
-        scratch = await asyncio.to_thread(_expand, self._source, payload, self.files.folder)
+        try:
+            scratch = await asyncio.to_thread(_expand, self._source, payload, self.files.folder)
+        except AdapterDamaged:
+            # As the store does with bytes that are not those of the record: removed, so that it can be made anew.
+            if record := await store.get(adapter_id):
+                await store.delete(adapter_id, record.tenant)
+            raise
         return self.files.add(adapter_id, scratch)
 
     async def _is_our_base(self, base_model: str) -> bool:
