@@ -9,7 +9,6 @@ FOLDER holds the base model, `adapters/NAME` (PEFT) and `rows.json` ({name or ""
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -52,5 +51,3 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    # vLLM's threads may abort an orderly exit ("terminate called without an active exception"); the result is written.
-    os._exit(0)

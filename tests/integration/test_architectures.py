@@ -91,7 +91,8 @@ def test_vllm_and_transformers_agree(family: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     command = [sys.executable, "-m", "tests.integration.architectures", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    # Not the exit code: vLLM's threads were seen to abort the exit of a program that had written its result.
+    assert (tmp_path / "found.json").is_file(), done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     for name, logits in expected.items():
         ours = torch.tensor([[position[str(t)] for t in range(256)] for position in found[name]])
