@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bench.stack import Stack, running, started
+from generator.config import GeneratorConfig
 
 RESULTS = Path(os.environ.get("GENADAPTER_BENCH_RESULTS", Path(__file__).parent / "results"))
 Sizes = TypeVar("Sizes")
@@ -86,6 +87,13 @@ async def _stack(benchmark: Benchmark[Any], args: argparse.Namespace) -> AsyncIt
     else:
         async with started() as stack:
             yield stack
+
+
+def shipped_config() -> GeneratorConfig:
+    """Of the generator that the service takes where none is set."""
+    from generator.checkpoint import default_checkpoint, read_config
+
+    return read_config(default_checkpoint())
 
 
 def machine() -> dict[str, Any]:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench.common import Benchmark, Profile, main, median
+from bench.common import Benchmark, Profile, main, median, shipped_config
 from bench.load import contextualize, document
 from bench.stack import Stack
 
@@ -70,12 +70,10 @@ class BarePass:
         import torch
 
         from generator.base_model import resolve_base_model
-        from generator.checkpoint import default_checkpoint, read_config, resolve_checkpoint
         from generator.generator import load_base
 
         self._torch = torch
-        name = read_config(resolve_checkpoint(default_checkpoint())).base_model
-        self._base = load_base(resolve_base_model(name), "cpu", torch.float32)
+        self._base = load_base(resolve_base_model(shipped_config().base_model), "cpu", torch.float32)
         self.milliseconds(256)
 
     def milliseconds(self, tokens: int) -> float:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from bench.common import Benchmark, Profile, main, median
+from bench.common import Benchmark, Profile, main, median, shipped_config
 from bench.load import Answer, ask, at_once, contextualize, document, question
 from bench.stack import Stack
 
@@ -108,10 +108,8 @@ def kv_bytes_per_token() -> int:
     from transformers import AutoConfig
 
     from generator.base_model import resolve_base_model
-    from generator.checkpoint import default_checkpoint, read_config, resolve_checkpoint
 
-    name = read_config(resolve_checkpoint(default_checkpoint())).base_model
-    config = AutoConfig.from_pretrained(resolve_base_model(name)).get_text_config()
+    config = AutoConfig.from_pretrained(resolve_base_model(shipped_config().base_model)).get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(config.num_hidden_layers * config.num_key_value_heads * head * 2 * 2)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from bench.common import Benchmark, Profile, main, median
+from bench.common import Benchmark, Profile, main, median, shipped_config
 from bench.load import ask, contextualize, document, question
 from bench.stack import Stack, started
 from service.records import AdapterRecord
@@ -148,10 +148,10 @@ def small_generator(folder: Path) -> Path:
     import torch
 
     from generator.base_model import fingerprint_base, resolve_base_model
-    from generator.checkpoint import default_checkpoint, read_config, resolve_checkpoint, save_checkpoint
+    from generator.checkpoint import save_checkpoint
     from generator.model import GeneratorNetwork
 
-    shipped = read_config(resolve_checkpoint(default_checkpoint()))
+    shipped = shipped_config()
     fingerprint = fingerprint_base(resolve_base_model(shipped.base_model))
     config = dataclasses.replace(shipped, r1=32, r2=32, max_rank=8, alpha=32.0, base_fingerprint=fingerprint)
     torch.manual_seed(0)
