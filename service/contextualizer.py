@@ -177,12 +177,12 @@ class Contextualizer:
 
     async def _run(self, batch: list[Job]) -> None:
         """Answers every job of the batch, whatever happens."""
-        batch = [job for job in batch if await self._prepared(job)]
-        if not batch:
-            return
-        begin = time.perf_counter()
-        self._metrics.batch_documents.observe(len(batch))
         try:
+            batch = [job for job in batch if await self._prepared(job)]
+            if not batch:
+                return
+            begin = time.perf_counter()
+            self._metrics.batch_documents.observe(len(batch))
             results = await asyncio.get_running_loop().run_in_executor(self._generator_thread, self._generate, batch)
         except asyncio.CancelledError:
             _fail(batch, Stopping())
@@ -211,9 +211,6 @@ class Contextualizer:
             return True
         try:
             job.before = await job.reading.parent_state()
-        except asyncio.CancelledError:
-            _fail([job], Stopping())
-            raise
         except GenadapterError as error:
             _fail([job], error)
         return job.before is not None
