@@ -317,9 +317,10 @@ def test_seeded_requests_whose_prompts_are_read_in_parts(engine: Engine, referen
         text: str = response.json()["choices"][0]["text"]
         return text
 
+    restarts = engine.child.restarts
     with ThreadPoolExecutor(len(prompts)) as pool:
         together = list(pool.map(ask, range(len(prompts))))
-    assert engine.child.restarts == 0
+    assert engine.child.restarts == restarts
     alone = [ask(number) for number in range(len(prompts))]
     assert (
         sum(a == b for a, b in zip(together, alone, strict=True)) >= len(prompts) - 1
