@@ -8,9 +8,10 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 
-import httpx
+import aiohttp
 
 from service.errors import (
     AdapterMismatch,
@@ -28,7 +29,9 @@ from service.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
-HEALTH_S = 2.0
+HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+# Beside the completions in flight: those that look after the engine's health.
+SPARE_CONNECTIONS = 8
 # Of an error's text: one line that a caller can use, and no more of the engine's inside.
 MAX_MESSAGE = 400
 MAX_ERROR_BYTES = 64 * 1024
@@ -45,15 +48,17 @@ class EngineClient:
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._metrics = metrics
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(deadline_s, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=max_in_flight + 8, max_keepalive_connections=64),
+        # Not httpx: its parser is Python, and every event of every stream passes it on the cores that the engine computes on.
+        # Proxies of the environment stay out of it (trust_env is off by default).
+        self._http = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=deadline_s),
+            connector=aiohttp.TCPConnector(limit=max_in_flight + SPARE_CONNECTIONS),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            trust_env=False,  # no proxy between the service and its engine
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     @property
     def in_flight(self) -> int:
@@ -62,21 +67,24 @@ class EngineClient:
     async def health(self) -> str | None:
         """None when the engine can serve, else why not, in words."""
         try:
-            response = await self._http.get(f"{self.base_url}/health", timeout=HEALTH_S)
-        except httpx.HTTPError:
+            async with self._http.get(f"{self.base_url}/health", timeout=HEALTH_TIMEOUT) as response:
+                return None if response.ok else f"answers with status {response.status}"
+        except (aiohttp.ClientError, TimeoutError):
             return "does not answer"
-        return None if response.status_code == httpx.codes.OK else f"answers with status {response.status_code}"
 
     async def model_names(self) -> list[str]:
         """Names of the base models that the engine serves. Raises EngineUnavailable."""
         try:
-            response = await self._http.get(f"{self.base_url}/v1/models", timeout=HEALTH_S)
-            return [item["id"] for item in response.raise_for_status().json()["data"] if not item.get("parent")]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            async with self._http.get(f"{self.base_url}/v1/models", timeout=HEALTH_TIMEOUT) as response:
+                response.raise_for_status()
+                return [item["id"] for item in (await response.json())["data"] if not item.get("parent")]
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise EngineUnavailable("the engine's models cannot be listed") from error
 
     @contextlib.asynccontextmanager
-    async def open(self, path: str, body: dict[str, Any], adapter_id: str | None) -> AsyncIterator[httpx.Response]:
+    async def open(
+        self, path: str, body: dict[str, Any], adapter_id: str | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response with status 200 whose body is yet to be read; leaving the context aborts what still runs in the
         engine.
 
@@ -89,34 +97,40 @@ class EngineClient:
             async with contextlib.AsyncExitStack() as stack:
                 with self._translated():
                     response = await stack.enter_async_context(
-                        self._http.stream("POST", self.base_url + path, json=body)
+                        self._http.post(self.base_url + path, json=body, allow_redirects=False)
                     )
-                    if response.status_code != httpx.codes.OK:
-                        raise upstream_error(response.status_code, await _read_error(response), adapter_id)
+                    if response.status != HTTPStatus.OK:
+                        raise upstream_error(response.status, await _read_error(response), adapter_id)
                 yield response
         finally:
             self._in_flight -= 1
 
-    async def lines(self, response: httpx.Response) -> AsyncIterator[str]:
-        with self._translated():
-            async for line in response.aiter_lines():
+    async def lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """Without their ends, which are "\\n"; no bound on their length but the engine's own."""
+        rest = b""
+        async for chunk in self.chunks(response):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
                 yield line
+        if rest:
+            yield rest
 
-    async def chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
+    async def chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The body as it comes in."""
         with self._translated():
-            async for chunk in response.aiter_raw():
+            async for chunk in response.content.iter_any():
                 yield chunk
 
     @contextlib.contextmanager
     def _translated(self) -> Any:
         try:
             yield
-        except httpx.TimeoutException as error:
+        except aiohttp.ServerTimeoutError as error:
             self._metrics.engine_errors.labels("timeout").inc()
-            raise (EngineUnavailable if isinstance(error, httpx.ConnectTimeout) else DeadlinePassed)(
+            raise (EngineUnavailable if isinstance(error, aiohttp.ConnectionTimeoutError) else DeadlinePassed)(
                 "the engine is slow"
             ) from error
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             self._metrics.engine_errors.labels("connection").inc()
             logger.warning("engine: %s", type(error).__name__)
             raise EngineUnavailable("the engine cannot be reached") from error
@@ -129,10 +143,10 @@ class EngineClient:
         return asyncio.timeout(self._deadline_s)
 
 
-async def _read_error(response: httpx.Response) -> dict[str, Any]:
+async def _read_error(response: aiohttp.ClientResponse) -> dict[str, Any]:
     """The engine's error object, or an empty one."""
     data = b""
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.content.iter_any():
         data += chunk
         if len(data) > MAX_ERROR_BYTES:
             return {}

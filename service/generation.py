@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import aiohttp
 
 from service.engine import EngineClient, error_object, upstream_error
 from service.errors import EngineUnavailable
 from service.metrics import Metrics
 from service.schemas import GenerateRequest
 
-DONE = "[DONE]"
+DONE = b"[DONE]"
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "n")
 
 
@@ -82,15 +82,15 @@ class Answer:
 
 
 async def read_pieces(
-    engine: EngineClient, response: httpx.Response, answer: Answer, adapter_id: str | None
+    engine: EngineClient, response: aiohttp.ClientResponse, answer: Answer, adapter_id: str | None
 ) -> AsyncIterator[list[Piece]]:
     """The pieces of each chunk, added to `answer` on the way. Raises upstream's error, EngineUnavailable when it
     breaks off."""
     done = False
     async for line in engine.lines(response):
-        if not line.startswith("data:"):
+        if not line.startswith(b"data:"):
             continue
-        data = line.removeprefix("data:").strip()
+        data = line.removeprefix(b"data:").strip()
         if data == DONE:
             # Read to the last byte: a connection that is left before it cannot be used again, and the engine takes the
             # request for abandoned.

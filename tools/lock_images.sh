@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 uv=.venv/bin/uv
 common=(--quiet --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links)
 tracing=(opentelemetry-distro opentelemetry-exporter-otlp-proto-http opentelemetry-instrumentation-fastapi
-    opentelemetry-instrumentation-httpx opentelemetry-instrumentation-redis)
+    opentelemetry-instrumentation-aiohttp-client opentelemetry-instrumentation-redis)
 scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
 

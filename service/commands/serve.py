@@ -133,7 +133,11 @@ def _listen(settings: Settings) -> socket.socket:
     """Bound before anything is started: a port that is taken is found at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        # Inherited by what is accepted. asyncio sets it for sockets that name their protocol alone; without it a body waits 40 ms
+        # for the acknowledgement of its headers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         reason = error.strerror or error
         raise SettingsError(

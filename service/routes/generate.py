@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
+import aiohttp
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -34,7 +34,7 @@ class Generation:
         self.resolve_ms = 0.0
         self._stack = AsyncExitStack()
 
-    async def open(self) -> httpx.Response:
+    async def open(self) -> aiohttp.ClientResponse:
         """Checks the adapter and hands the request to the engine."""
         model, adapter_id = self.services.settings.model_name, self.request.adapter_id
         if adapter_id is not None:
@@ -72,7 +72,7 @@ class Generation:
         with_logprobs = self.request.logprobs is not None
         return self.body([piece.public(with_logprobs) for piece in self.answer.pieces()], finished=True)
 
-    async def events(self, response: httpx.Response) -> AsyncGenerator[bytes]:
+    async def events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         """Server-sent events. What goes wrong now can be told in an event only; the end mark is missing then."""
         with_logprobs = self.request.logprobs is not None
         try:
@@ -87,7 +87,7 @@ class Generation:
             return
         self.answer.observe(self.services.metrics, self.request.adapter_id)
         yield _event(self.body([], finished=True))
-        yield f"data: {DONE}\n\n".encode()
+        yield b"data: %s\n\n" % DONE
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
+import aiohttp
 from fastapi import APIRouter, Request, Response
 
 from service.disconnect import ClosingStream, while_connected
@@ -93,12 +93,12 @@ async def _forward(request: Request, services: Services, tenant: str, path: str)
     return ClosingStream(_events(services, response, adapter_id, begin), stack.aclose, "text/event-stream")
 
 
-async def _whole(services: Services, response: httpx.Response) -> bytes:
+async def _whole(services: Services, response: aiohttp.ClientResponse) -> bytes:
     return b"".join([chunk async for chunk in services.engine.chunks(response)])
 
 
 async def _events(
-    services: Services, response: httpx.Response, adapter_id: str | None, begin_s: float
+    services: Services, response: aiohttp.ClientResponse, adapter_id: str | None, begin_s: float
 ) -> AsyncGenerator[bytes]:
     """The engine's bytes as they are. If it breaks off, an error event follows, and no end mark."""
     first = True
