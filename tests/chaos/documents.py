@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 
-from tests.chaos.judge import Marker, is_same, marker
+from tests.chaos.judge import Marker, Weights, is_same, is_same_weights, marker, weights
 
 PER_TENANT = {"acme": 7, "beta": 3}
+# So many of a tenant's documents are one conversation: the first keeps its state, each next one is appended to the one before.
+CONVERSATION = 3
 PROMPT = "The harbour of"
 TOKENS = 3
 LOGPROBS = 5
@@ -29,11 +31,28 @@ class Document:
 
     tenant: str
     text: str
+    parent: Document | None = None  # its adapter is made by appending to this one's
+    keep_state: bool = False
     id: str = ""
     expected: Marker = ()
+    weights: Weights = field(default_factory=dict)
     state: str = "unknown"
     version: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def path(self) -> str:
+        """Where a POST makes its adapter."""
+        return "/contextualize" if self.parent is None else f"/adapters/{self.parent.id}/append"
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"text": self.text, "keep_state": self.keep_state}
+
+    @property
+    def seen(self) -> tuple[str, int]:
+        """To be held against later: only what nobody has changed meanwhile proves anything."""
+        return self.state, self.version
 
     def becomes(self, state: str) -> None:
         self.state = state
@@ -42,13 +61,15 @@ class Document:
 
 def all_documents() -> list[Document]:
     """Short, and far from each other."""
-    found = []
-    for number, tenant in enumerate(name for name, count in PER_TENANT.items() for _ in range(count)):
+    found: list[Document] = []
+    places = [(tenant, place) for tenant, count in PER_TENANT.items() for place in range(count)]
+    for number, (tenant, place) in enumerate(places):
         word = WORDS[number]
         text = " ".join(
             f"In {1700 + 13 * number + line} the {word} keeper wrote {word} {line * 7 % 11} times." for line in range(6)
         )
-        found.append(Document(tenant, text))
+        parent = found[-1] if 0 < place < CONVERSATION else None
+        found.append(Document(tenant, text, parent, keep_state=place < CONVERSATION))
     return found
 
 
@@ -62,18 +83,20 @@ def answer_of(response: httpx.Response) -> Marker:
 
 
 async def record(clients: dict[str, httpx.AsyncClient], documents: list[Document]) -> Marker:
-    """Makes all adapters and records what they answer when all is quiet; the bare model's answer. Raises TooMuchAlike."""
+    """Makes all adapters and records what they answer and weigh when all is quiet; the bare model's answer. Raises
+    TooMuchAlike."""
     for document in documents:
-        made = await clients[document.tenant].post("/contextualize", json={"text": document.text})
-        made.raise_for_status()
-        document.id = made.json()["id"]
-        document.expected = answer_of(
-            (await clients[document.tenant].post("/generate", json=question(document.id))).raise_for_status()
-        )
+        client = clients[document.tenant]
+        document.id = (await client.post(document.path, json=document.body)).raise_for_status().json()["id"]
+        document.expected = answer_of((await client.post("/generate", json=question(document.id))).raise_for_status())
+        document.weights = weights((await client.get(f"/adapters/{document.id}/peft")).raise_for_status().content)
         document.becomes("there")
     client = next(iter(clients.values()))
     bare = answer_of((await client.post("/generate", json=question(None))).raise_for_status())
     for one, other in itertools.combinations([*(document.expected for document in documents), bare], 2):
         if is_same(one, other) or is_same(other, one):
             raise TooMuchAlike(f"{one} and {other}")
+    for here, there in itertools.combinations(documents, 2):
+        if is_same_weights(here.weights, there.weights):
+            raise TooMuchAlike(f"the weights of {here.id} and {there.id}")
     return bare

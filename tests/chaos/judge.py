@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from numpy.linalg import norm
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 # Of a log probability: far above what a batch's order of additions changes in float32, far below what an adapter does.
 TOLERANCE = 0.05
@@ -18,6 +24,11 @@ KEPT_EXAMPLES = 20
 TRANSIENT = frozenset({429, 503, 504})
 
 Marker = tuple[dict[str, float], ...]
+# By module, what is added to its weight: lora_B @ lora_A. The factors alone may turn when an adapter is made again.
+Weights = dict[str, "NDArray[Any]"]
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+# Of the norm of an adapter's own weights: far above what bfloat16 and a batch's order of additions change.
+WEIGHT_TOLERANCE = 0.05
 
 
 def marker(logprobs: Sequence[dict[str, Any]]) -> Marker:
@@ -37,6 +48,24 @@ def is_same(found: Marker, expected: Marker) -> bool:
         if best - second < TIE:
             break
     return True
+
+
+def weights(archive: bytes) -> Weights:
+    """From the zip of GET /adapters/{id}/peft; nothing from what is no such zip."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as files:
+            tensors = load(files.read("adapter_model.safetensors"))
+        modules = [name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)]
+        return {module: tensors[module + LORA_B] @ tensors[module + LORA_A] for module in modules}
+    except (zipfile.BadZipFile, SafetensorError, KeyError, ValueError):
+        return {}
+
+
+def is_same_weights(found: Weights, expected: Weights) -> bool:
+    if not expected or found.keys() != expected.keys():
+        return False
+    pairs = [(found[name], expected[name]) for name in expected]
+    return all(norm(here - there) <= WEIGHT_TOLERANCE * norm(there) for here, there in pairs)
 
 
 @dataclass

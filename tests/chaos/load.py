@@ -7,12 +7,11 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import httpx
 
 from tests.chaos.documents import Document, answer_of, question
-from tests.chaos.judge import Marker, Tally, is_same, marker
+from tests.chaos.judge import Marker, Tally, is_same, is_same_weights, marker, weights
 
 WORKERS = 4
 PAUSE_S = (0.0, 0.3)
@@ -41,6 +40,8 @@ class Load:
             "openai": (8, self.openai),
             "bare": (6, self.ask_bare),
             "create": (14, self.create),
+            "append": (8, self.append),
+            "peft": (6, self.peft),
             "upload": (4, self.upload),
             "delete": (6, self.delete),
             "show": (4, self.show),
@@ -52,6 +53,13 @@ class Load:
     async def run(self, until_s: float, seed: int) -> None:
         """Until a time (monotonic)."""
         await asyncio.gather(*(self._work(until_s, random.Random(f"{seed} {number}")) for number in range(WORKERS)))
+
+    async def complete(self) -> None:
+        """Everything that the load ever makes is there afterwards: what the store then takes can be compared."""
+        chance = random.Random(0)
+        for document in self.documents:
+            await self.create(document, chance)
+            await self.upload(document, chance)
 
     async def _work(self, until_s: float, chance: random.Random) -> None:
         names, weights = zip(*((name, weight) for name, (weight, _) in self.operations.items()), strict=True)
@@ -88,17 +96,17 @@ class Load:
         self.tally.note("wrong_answers", f"{operation} of {document.id}: the answer is {whose}: {found}")
 
     def _missing(self, operation: str, document: Document, seen: tuple[str, int], response: httpx.Response) -> None:
-        """A 404 for what was promised is a loss."""
-        if response.status_code == 404 and seen == ("there", document.version):
+        """A 404, or a 409 for lack of a state, for what was promised is a loss."""
+        if response.status_code in (404, 409) and seen == ("there", document.version):
             self.tally.note("lost_adapters", f"{operation} of {document.id}: {response.text[:200]}")
 
     def _present(self, operation: str, document: Document, seen: tuple[str, int], response: httpx.Response) -> None:
         """An answer of what was deleted must not be."""
-        if response.status_code == 200 and seen == ("gone", document.version):
+        if response.is_success and seen == ("gone", document.version):
             self.tally.note("contract_violations", f"{operation}: {document.id} was deleted, and answers")
 
     async def ask(self, document: Document, chance: random.Random) -> None:
-        seen = (document.state, document.version)
+        seen = document.seen
         response = await self.clients[document.tenant].post("/generate", json=question(document.id))
         if self.tally.check("ask", response, {200}):
             self._compare("ask", document, answer_of(response))
@@ -113,7 +121,7 @@ class Load:
                 self.tally.note("wrong_answers", f"the bare model answers {answer_of(response)}")
 
     async def stream(self, document: Document, chance: random.Random) -> None:
-        seen = (document.state, document.version)
+        seen = document.seen
         body = question(document.id) | {"stream": True}
         async with self.clients[document.tenant].stream("POST", "/generate", json=body) as response:
             if response.status_code != 200:
@@ -132,7 +140,7 @@ class Load:
             self.tally.note("contract_violations", f"stream: it broke off without a word after {len(events)} events")
 
     async def openai(self, document: Document, chance: random.Random) -> None:
-        seen = (document.state, document.version)
+        seen = document.seen
         body = question(None) | {"model": document.id}
         del body["adapter_id"]
         response = await self.clients[document.tenant].post("/v1/completions", json=body)
@@ -141,30 +149,47 @@ class Load:
             self._compare("openai", document, tuple(positions))
         self._missing("openai", document, seen, response)
 
+    async def peft(self, document: Document, chance: random.Random) -> None:
+        seen = document.seen
+        response = await self.clients[document.tenant].get(f"/adapters/{document.id}/peft")
+        if self.tally.check("peft", response, {200}):
+            self.tally.compared += 1
+            found = await asyncio.to_thread(weights, response.content)
+            if not is_same_weights(found, document.weights):
+                self.tally.note("wrong_answers", f"peft of {document.id}: other weights")
+            self._present("peft", document, seen, response)
+        self._missing("peft", document, seen, response)
+
+    async def append(self, document: Document, chance: random.Random) -> None:
+        """Of those that are made by appending, one: it goes on from its parent, and is what it was."""
+        await self.create(chance.choice([one for one in self.documents if one.parent is not None]), chance)
+
     async def create(self, document: Document, chance: random.Random) -> None:
-        await self._make(
-            "create", document, {"json": {"text": document.text, "ttl_seconds": chance.choice([3600, 86400])}}
-        )
-
-    async def upload(self, document: Document, chance: random.Random) -> None:
-        """By way of the parser; the same text, so the same adapter."""
-        await self._make("upload", document, {"files": {"file": ("a.html", f"<p>{document.text}</p>")}}, same=False)
-
-    async def _make(self, operation: str, document: Document, body: dict[str, Any], same: bool = True) -> None:
         async with document.lock:
-            before = document.state
-            if same:
-                document.becomes("there" if before == "there" else "unknown")
-            response = await self.clients[document.tenant].post("/contextualize", **body)
-            if not self.tally.check(operation, response, {200, 201}):
+            before, parent = document.state, document.parent
+            parent_seen = parent and parent.seen
+            document.becomes("there" if before == "there" else "unknown")
+            body = document.body | {"ttl_seconds": chance.choice([3600, 86400])}
+            response = await self.clients[document.tenant].post(document.path, json=body)
+            operation, expected = ("create", {200, 201}) if parent is None else ("append", {200, 201, 404, 409})
+            if not self.tally.check(operation, response, expected):
                 return
-            if not same:
+            if parent and parent_seen:
+                self._present("append", parent, parent_seen, response)
+                self._missing("append", parent, parent_seen, response)
+            if not response.is_success:
                 return
-            if response.json()["id"] != document.id:
-                self.tally.note("wrong_answers", f"{document.id} is now {response.json()['id']}")
+            if (made := response.json().get("id")) != document.id:
+                self.tally.note("wrong_answers", f"{document.id} is now {made}")
             if response.status_code == 201 and before == "there":
                 self.tally.note("lost_adapters", f"{document.id} was there, and had to be made again")
             document.becomes("there")
+
+    async def upload(self, document: Document, chance: random.Random) -> None:
+        """By way of the parser; another text than the document's, so another adapter."""
+        files = {"file": ("a.html", f"<p>{document.text}</p>")}
+        response = await self.clients[document.tenant].post("/contextualize", files=files)
+        self.tally.check("upload", response, {200, 201})
 
     async def delete(self, document: Document, chance: random.Random) -> None:
         async with document.lock:
@@ -179,7 +204,7 @@ class Load:
                 document.becomes("gone")
 
     async def show(self, document: Document, chance: random.Random) -> None:
-        seen = (document.state, document.version)
+        seen = document.seen
         response = await self.clients[document.tenant].get(f"/adapters/{document.id}")
         if self.tally.check("show", response, {200}):
             self._present("show", document, seen, response)

@@ -19,7 +19,7 @@ from tests.chaos.report import Result, finish, verify
 from tests.chaos.stack import Stack
 
 SAMPLE_S = 5.0
-# Of the whole time: until then all is warming up; the first and the last share of what is left are compared.
+# Of the whole time: until then all is warming up. Of what is left, the first and the last share are compared.
 WARM_UP_SHARE, COMPARED_SHARE = 0.3, 0.2
 MIB = 1 << 20
 # What may come on top: a share, and so much in any case.
@@ -33,12 +33,11 @@ GROWTH = {
 
 @dataclass(frozen=True)
 class Sample:
-    """Of the service and all that it and the engine started; the store's own count of its memory."""
+    """Of the service and all that it and the engine started."""
 
     memory_bytes: int
     descriptors: int
     threads: int
-    store_bytes: int
 
 
 async def soak(stack: Stack) -> Result:
@@ -50,31 +49,39 @@ async def soak(stack: Stack) -> Result:
         documents = all_documents()
         load = Load(clients, documents, await record(clients, documents))
         until_s = time.monotonic() + minutes * 60
-        sampling = asyncio.create_task(_sample(stack, redis, samples))
-        await load.run(until_s, 1)
+        await load.run(time.monotonic() + minutes * 60 * WARM_UP_SHARE, 1)
+        store_before = await _store_bytes(load, redis)
+        sampling = asyncio.create_task(_sample(stack, samples))
+        await load.run(until_s, 2)
         sampling.cancel()
+        store_after = await _store_bytes(load, redis)
         await verify(load)
-    warm = samples[int(len(samples) * WARM_UP_SHARE) :]
-    size = max(1, int(len(warm) * COMPARED_SHARE))
-    first, last = _middle(warm[:size]), _middle(warm[-size:])
+    size = max(1, int(len(samples) * COMPARED_SHARE))
+    first = _middle(samples[:size]) | {"store_bytes": store_before}
+    last = _middle(samples[-size:]) | {"store_bytes": store_after}
     for name, (share, room) in GROWTH.items():
         if last[name] > first[name] * (1 + share) + room:
             load.tally.note("contract_violations", f"{name} grew from {first[name]:.0f} to {last[name]:.0f}")
     return finish(load, recovery_s=0.0, minutes=minutes, after_warm_up=first, at_the_end=last)
 
 
+async def _store_bytes(load: Load, redis: Redis) -> float:
+    """The store's own count of its memory, with the same adapters in it each time."""
+    await load.complete()
+    return float((await redis.info("memory"))["used_memory"])
+
+
 def _middle(samples: list[Sample]) -> dict[str, float]:
-    return {name: statistics.median(asdict(sample)[name] for sample in samples) for name in GROWTH}
+    found = [asdict(sample) for sample in samples]
+    return {name: statistics.median(one[name] for one in found) for name in found[0]}
 
 
-async def _sample(stack: Stack, redis: Redis, samples: list[Sample]) -> None:
+async def _sample(stack: Stack, samples: list[Sample]) -> None:
     assert stack.service.process is not None
     while True:
         roots = [stack.service.process.pid, group_of(stack.engine)]
         found = [_of_process(pid) for root in roots for pid in _family(root)]
-        memory, descriptors, threads = (sum(column) for column in zip(*found, strict=True))
-        used = (await redis.info("memory"))["used_memory"]
-        samples.append(Sample(memory, descriptors, threads, used))
+        samples.append(Sample(*(sum(column) for column in zip(*found, strict=True))))
         await asyncio.sleep(SAMPLE_S)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import httpx
+import numpy
 import pytest
+from safetensors.numpy import save
 
 from tests.chaos.documents import TooMuchAlike, all_documents, record
-from tests.chaos.judge import Tally, is_same
+from tests.chaos.judge import LORA_A, LORA_B, Tally, is_same
 from tests.chaos.load import Load
 from tests.chaos.report import verify
 
@@ -36,23 +41,38 @@ class Pretender:
     def answer(self, tenant: str, request: httpx.Request) -> httpx.Response:
         path, body = request.url.path, request.content
         if path == "/contextualize":
-            text = json.loads(body)["text"] if body.startswith(b"{") else body.decode()[-400:]
-            name = f"ga-{tenant}-{hash(text)}"
-            reused = name in self.made
-            self.made.setdefault(name, (tenant, (hash(text) % 1000) / 10))
-            return httpx.Response(200 if reused else 201, json={"id": name}, headers=REQUEST_ID)
+            return self.make(tenant, json.loads(body)["text"] if body.startswith(b"{") else body.decode()[-400:])
         if path == "/adapters":
             mine = [{"id": name} for name, (owner, _) in self.made.items() if owner == tenant]
             return httpx.Response(200, json={"data": mine}, headers=REQUEST_ID)
         fields = json.loads(body or b"{}")
-        name = fields.get("adapter_id", fields.get("model", path.rsplit("/", 1)[1]))
+        name = fields.get("adapter_id", fields.get("model", path.split("/")[-1 if path.count("/") < 3 else 2]))
         if name is not None and self.made.get(name, ("",))[0] != tenant:
             error = {"message": "No.", "type": "t", "param": None, "code": "c"}
             return httpx.Response(404, json={"error": error}, headers=REQUEST_ID)
         if request.method == "DELETE":
             del self.made[name]
             return httpx.Response(204, headers=REQUEST_ID)
-        return generated(fields, 0.0 if name is None else self.made[name][1] + 1)
+        if path.endswith("/append"):
+            return self.make(tenant, f"{name} {fields['text']}")
+        mark = 0.0 if name is None else self.made[name][1] + 1
+        return peft(mark) if path.endswith("/peft") else generated(fields, mark)
+
+    def make(self, tenant: str, text: str) -> httpx.Response:
+        number = zlib.crc32(text.encode())  # the same in every run
+        name = f"ga-{tenant}-{number}"
+        reused = name in self.made
+        self.made.setdefault(name, (tenant, number % 10_000 / 10))
+        return httpx.Response(200 if reused else 201, json={"id": name}, headers=REQUEST_ID)
+
+
+def peft(mark: float) -> httpx.Response:
+    buffer = io.BytesIO()
+    row = numpy.random.default_rng(int(10 * mark)).normal(size=(1, 64)).astype("float32")
+    tensors = {f"m{LORA_A}": row, f"m{LORA_B}": numpy.ones((2, 1), "float32")}
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("adapter_model.safetensors", save(tensors))
+    return httpx.Response(200, content=buffer.getvalue(), headers=REQUEST_ID)
 
 
 def generated(fields: dict[str, Any], mark: float) -> httpx.Response:
@@ -93,6 +113,12 @@ def spoiled(kind: str) -> Fault:
     def fault(pretender: Pretender, request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if kind == "mixes adapters up" and request.url.path == "/generate" and response.status_code == 200:
             return generated(json.loads(request.content), 7.77)
+        if kind == "mixes weights up" and request.url.path.endswith("/peft") and response.status_code == 200:
+            return peft(0.0)
+        if kind == "gives half a zip" and request.url.path.endswith("/peft") and response.status_code == 200:
+            return httpx.Response(200, content=response.content[:99], headers=REQUEST_ID)
+        if kind == "loses states" and request.url.path.endswith("/append"):
+            return error(409)
         if kind == "loses adapters" and request.method == "GET":
             pretender.made.pop(next(iter(pretender.made), ""), None)
         if kind == "fails inside" and request.method == "GET":
@@ -121,6 +147,9 @@ def test_a_good_service_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     ("kind", "count"),
     [
         ("mixes adapters up", "wrong_answers"),
+        ("mixes weights up", "wrong_answers"),
+        ("gives half a zip", "wrong_answers"),
+        ("loses states", "lost_adapters"),
         ("loses adapters", "lost_adapters"),
         ("fails inside", "contract_violations"),
         ("does not say when", "contract_violations"),
@@ -151,6 +180,8 @@ def test_adapters_that_are_all_the_same_prove_nothing(monkeypatch: pytest.Monkey
 
 
 def _same(request: httpx.Request) -> httpx.Response:
-    if request.url.path == "/contextualize":
+    if request.url.path == "/contextualize" or request.url.path.endswith("/append"):
         return httpx.Response(201, json={"id": "ga-x"}, headers=REQUEST_ID)
+    if request.url.path.endswith("/peft"):
+        return peft(1.0)
     return generated({}, 1.0)

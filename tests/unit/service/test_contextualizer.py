@@ -138,3 +138,35 @@ def test_stopping_finishes_what_it_can_and_tells_the_rest() -> None:
                 await task
 
     with_contextualizer(use)
+
+
+@pytest.mark.parametrize("answers_in_time", [True, False])
+def test_a_stop_while_a_parents_state_is_fetched_answers_all_who_wait(answers_in_time: bool) -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        asked, answered = asyncio.Event(), asyncio.Event()
+
+        async def slow_state() -> bytes:
+            asked.set()
+            await answered.wait()
+            return parent.state or b""
+
+        parent = await contextualizer.encode(Reading([1, 2], "concat", keep_state=True))
+        tasks = await held(contextualizer, backend, [9])
+        readings = (Reading([3], "concat", parent_state=slow_state), Reading([4], "concat"))  # one batch
+        waiting = [asyncio.create_task(contextualizer.encode(reading)) for reading in readings]
+        await asyncio.sleep(0.01)
+        backend.open.set()
+        await asyncio.gather(*tasks, asked.wait())
+        closing = asyncio.create_task(contextualizer.close(60 if answers_in_time else 0.05))
+        await asyncio.sleep(0)
+        if answers_in_time:
+            answered.set()
+        async with asyncio.timeout(10):  # nobody is left waiting
+            results: list[Any] = await asyncio.gather(*waiting, return_exceptions=True)
+            await closing
+        if answers_in_time:
+            assert [result.tokens for result in results] == [3, 1]
+        else:
+            assert [type(result) for result in results] == [Stopping, Stopping]
+
+    with_contextualizer(use)
