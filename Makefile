@@ -57,9 +57,12 @@ soak: setup ## The same load for long: nothing may grow (SOAK_MINUTES)
 audit: setup ## Known vulnerabilities of the locked packages (asks the package index)
 	@tools/audit.sh
 
-.PHONY: check-deploy demo-cluster
+.PHONY: check-deploy check-live demo-cluster
 check-deploy: ## Images, manifests, rules and dashboards, as far as no cluster is needed
 	@tools/check_deploy.sh
 
-demo-cluster: setup ## Two of each role and two engines behind nginx; one of each is killed under load
-	$(BIN)/python -m tools.demo_cluster
+check-live: setup ## Every query of dashboards and rules against a running system and a real Prometheus
+	@$(BIN)/python -m tools.cluster.live
+
+demo-cluster: setup ## Two of each role and two engines behind nginx; one of each is killed under load (DEMO_PAUSE)
+	@$(BIN)/python -m tools.cluster.demo

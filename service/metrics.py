@@ -60,11 +60,19 @@ class Metrics:
         self.completion_tokens = counter("tokens", "Tokens read and written by the engine for POST /generate", "kind")
         self.engine_errors = counter("engine_errors", "Calls of the engine that failed", "kind")
         self.part_ready = gauge("part_ready", "1 when the part can serve", "part")
+        self._name_what_may_happen()
+
+    def _name_what_may_happen(self) -> None:
+        """At 0 from the start: Prometheus sees a count rise, and not a series that begins with its first event."""
+        for outcome in ("created", "reused", "deleted", "damaged"):
+            self.adapters.labels(outcome)
+        for kind in ("timeout", "connection", "answer"):
+            self.engine_errors.labels(kind)
+        self.jobs_dropped.labels("abandoned")
 
     def observe_store(self, operation: str, seconds: float, failed: bool) -> None:
         self.store_seconds.labels(operation).observe(seconds)
-        if failed:
-            self.store_errors.labels(operation).inc()
+        self.store_errors.labels(operation).inc(failed)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

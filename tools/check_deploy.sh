@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make check-deploy`: everything about images, manifests, rules and dashboards that can be checked without a cluster. Its tools
 # live in build/check-deploy, apart from .venv. A tool that is not there and cannot be fetched skips its part, and says so.
-#   tools/check_deploy.sh [images compose kubernetes prometheus dashboards] [--live http://127.0.0.1:9090]
+#   tools/check_deploy.sh [images compose kubernetes prometheus dashboards] [--live http://127.0.0.1:9090 [--all]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 home=build/check-deploy

@@ -12,6 +12,8 @@ class EngineMetrics:
 
     def __init__(self) -> None:
         self.loads = Counter("genadapter_engine_loads", "Adapters brought from the store", ["outcome"])
+        for outcome in ("loaded", "unknown", "failed"):
+            self.loads.labels(outcome)  # at 0 from the start, so that the first one is seen as a rise
         self.load_seconds = Histogram(
             "genadapter_engine_load_seconds", "From the store to a LoRA folder", buckets=LOAD_BUCKETS_S
         )

@@ -1,7 +1,8 @@
-"""The gateway's and the ingress's routes against the service's: every address reaches the role that answers it."""
+"""The routes of gateway, ingress and demonstration against the service's: every address reaches the role that answers it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from service.app import create_app
 from service.settings import load_settings
+from tools.cluster.parts import nginx_configuration
 
 ROOT = Path(__file__).parents[2]
 # For those who look after the service: not for the world outside.
@@ -61,7 +63,15 @@ def by_ingress(method: str, path: str) -> str | None:
     return max(found)[2] if found else None
 
 
-@pytest.mark.parametrize("route", [by_gateway, by_ingress])
+def by_nginx(method: str, path: str) -> str | None:
+    text = nginx_configuration(Path(), 0, {})
+    # The first of a map's patterns that matches counts.
+    found = (role for pattern, role in re.findall(r'"~(.+)" (\w+);', text) if re.search(pattern, f"{method} {path}"))
+    role = next(found, None)
+    return f"genadapter-{role}" if role else None
+
+
+@pytest.mark.parametrize("route", [by_gateway, by_ingress, by_nginx])
 def test_every_address_reaches_its_role(route: Route) -> None:
     for method, path in routes():
         reads_documents = path == "/contextualize" or path.endswith("/append")

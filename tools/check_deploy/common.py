@@ -52,6 +52,25 @@ def npm_packages(*packages: str) -> Path:
     return folder
 
 
+def debian_program(package: str, program: str) -> Path:
+    """On the path, or out of Debian's package, unpacked and not installed."""
+    if found := shutil.which(program):
+        return Path(found)
+    folder = HOME / package
+    unpacked = folder / "usr/bin" / program
+    if not unpacked.exists():
+        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            raise Skip(f"{program} is not installed (Debian's package {package} has it)")
+        folder.mkdir(parents=True, exist_ok=True)
+        code, output = run("apt-get", "download", package, cwd=folder)
+        packages = sorted(folder.glob(f"{package}_*.deb"))
+        if code or not packages:
+            raise Skip(f"{program} is not installed, and apt-get download {package} failed: {output[-200:]}")
+        run("dpkg-deb", "-x", packages[0], folder)
+        packages[0].unlink()
+    return unpacked
+
+
 @cache
 def setting_names() -> frozenset[str]:
     """GENADAPTER_* variables that mean something, read from the source: its dependencies need not be installed here."""

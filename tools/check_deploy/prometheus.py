@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
-from pathlib import Path
 
 import metrics
 import yaml
-from common import HOME, ROOT, Skip, run
+from common import ROOT, debian_program, run
 
 RULES = ROOT / "docker/prometheus/rules.yml"
 TESTS = ROOT / "tests/deploy/rules_test.yml"
 SEVERITIES = {"page", "ticket"}
-
-
-def promtool() -> Path:
-    """On the path, or out of Debian's package, unpacked and not installed."""
-    if found := shutil.which("promtool"):
-        return Path(found)
-    folder = HOME / "prometheus"
-    tool = folder / "usr/bin/promtool"
-    if not tool.exists():
-        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            raise Skip("promtool is not installed (Debian's package prometheus has it)")
-        folder.mkdir(parents=True, exist_ok=True)
-        code, output = run("apt-get", "download", "prometheus", cwd=folder)
-        packages = sorted(folder.glob("prometheus_*.deb"))
-        if code or not packages:
-            raise Skip(f"promtool is not installed, and apt-get download prometheus failed: {output[-200:]}")
-        run("dpkg-deb", "-x", packages[0], folder)
-        packages[0].unlink()
-    return tool
 
 
 def check() -> list[str]:
@@ -42,7 +21,7 @@ def check() -> list[str]:
         faults += [f"{name}: {fault}" for fault in metrics.faults(rule["expr"])]
     alerts = {rule["alert"]: rule for rule in rules if "alert" in rule}
     faults += _alerts(alerts)
-    tool = promtool()
+    tool = debian_program("prometheus", "promtool")
     configuration = ROOT / "docker/prometheus/prometheus.yml"
     for command in (
         ("check", "rules", RULES),
