@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Documents share a pass of the base model up to so many tokens. One at a time on a CPU: two cores are busy with a single
 # chunk, and a document's adapter then has the same bits in whatever company it comes. A GPU needs the company.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _BATCH_TOKENS = {"cpu": 1, "cuda": 16_384}
 
 
@@ -107,6 +108,15 @@ class Generator:
             return self.factorize(self.encode([cast("list[int]", token_ids)], strategy))[0]
         documents = [list(map(int, ids)) for ids in cast("list[list[int]]", token_ids)]
         return self.factorize(self.encode(documents, strategy))
+
+
+def resolve_dtype(name: str, device: str) -> torch.dtype:
+    """`float32`, `bfloat16`, or `auto`: the first on a CPU, the second on a GPU. Raises ValueError."""
+    if name == "auto":
+        return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise ValueError(f"{name!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def load_base(folder: Path, device: str, dtype: torch.dtype) -> Any:

@@ -155,16 +155,10 @@ def load_backend(settings: Settings) -> Backend:
     # Before torch loads OpenMP: threads that spin while they wait take the cores from the engine beside us, and with
     # both spinning on two cores a factorization of 0.4 s was seen to take half a minute.
     os.environ.setdefault(WAIT_POLICY, "PASSIVE")
-    import torch
-
     from generator import load_generator
+    from generator.generator import resolve_dtype
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    dtype = (
-        dtypes["float32" if settings.device == "cpu" else "bfloat16"]
-        if settings.dtype == "auto"
-        else dtypes[settings.dtype]
-    )
+    dtype = resolve_dtype(settings.dtype, settings.device)
     generator = load_generator(checkpoint_folder(settings), settings.base_model, settings.device, dtype)
     if generator.tokenizer is None:
         raise ValueError(f"the base model {settings.base_model} has no tokenizer")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from generator.evaluation import packed
 from generator.evaluation.quality import CONDITIONS, Quality, Tally, held_out
 from generator.evaluation.statistics import Array, Figure, bootstrap, mean_of
-from generator.generator import Generator, load_generator
+from generator.generator import Generator
 from generator.training.data import Passage, load_passages
 from generator.training.objectives import Prompts
 
@@ -39,14 +38,14 @@ class Wanted:
     progress: bool = field(default=False, compare=False)
 
 
-def measure(checkpoint: str | PathLike[str], data: Path, wanted: Wanted) -> dict[str, Any]:
-    """Losses, answers and their intervals. Raises FileNotFoundError, `CheckpointError`."""
-    generator = load_generator(checkpoint)
+def measure(generator: Generator, data: Path, wanted: Wanted) -> dict[str, Any]:
+    """Losses, answers and their intervals. Raises FileNotFoundError."""
     if generator.tokenizer is None:
         raise FileNotFoundError("the base model has no tokenizer")
     report: dict[str, Any] = {
         "checkpoint": generator.fingerprint,
         "base_model": generator.config.base_model,
+        "dtype": str(generator.base.dtype).removeprefix("torch."),
         "split": wanted.split,
         "seed": wanted.seed,
     }

@@ -63,6 +63,8 @@ def draw(log: Path, picture: Path) -> None:
         return
     records = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [record for record in records if "held_out" not in record]
+    if not steps:  # measured before the first step
+        return
     figure = Figure(figsize=(11, 4), layout="constrained")
     training, held = figure.subplots(1, 2)
     for name in sorted({name for record in steps for name in record} - {"step", "seconds", "gradient"}):

@@ -18,7 +18,7 @@ from generator.config import ConfigError
 from generator.encode import Encoder, expand_factors
 from generator.evaluation.quality import Quality, held_out
 from generator.factors import factorize
-from generator.generator import load_base, load_tokenizer
+from generator.generator import load_base, load_tokenizer, resolve_dtype
 from generator.model import GeneratorNetwork
 from generator.training import associative
 from generator.training.data import Mixture, Passage, fingerprint, load_passages
@@ -31,7 +31,6 @@ from generator.training.step import Step
 
 # Text that the associative start is measured on: some 20,000 tokens.
 _START_PASSAGES = 120
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _HELD_OUT_SOURCES = ("qa-squad", "qa-nq-qed")
 
 
@@ -52,10 +51,12 @@ class Trainer:
         self.device = self.workers.device
         if self.device == "cpu":
             torch.set_num_threads(settings.run.threads)
-        if settings.run.dtype not in _DTYPES:
-            raise ConfigError(f"dtype: {settings.run.dtype!r} is not one of {', '.join(_DTYPES)}")
+        try:
+            dtype = resolve_dtype(settings.run.dtype, self.device)
+        except ValueError as error:
+            raise ConfigError(f"dtype: {error}") from None
         base_folder = resolve_base_model(settings.generator.base_model)
-        self.base: Any = load_base(base_folder, self.device, _DTYPES[settings.run.dtype])
+        self.base: Any = load_base(base_folder, self.device, dtype)
         tokenizer = load_tokenizer(base_folder)
         if tokenizer is None:
             raise ConfigError(f"base_model: {settings.generator.base_model} has no tokenizer")
@@ -114,6 +115,8 @@ class Trainer:
         step = Step(self.frozen, self.network, self.prompts, self.settings)
         run, workers = self.settings.run, self.workers
         with self.journal:
+            if self.step == 0:
+                self.evaluate()
             while self.step < self.settings.optimizer.steps:
                 started = time.perf_counter()
                 turn = self.step * workers.count + workers.rank  # the processes' passages are neighbours in one stream

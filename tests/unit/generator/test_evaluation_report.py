@@ -51,12 +51,11 @@ def test_every_figure_is_there(
 ) -> None:
     generator = tiny_generator(strategy="parallel")
     generator.tokenizer = Letters()  # type: ignore[assignment]
-    monkeypatch.setattr(report, "load_generator", lambda _: generator)
     monkeypatch.setattr(packed, "TOKENS", 700)
     for source, count in (("qa-squad", 30), ("qa-personachat", 8)):
         write(tmp_path, source, count)
     wanted = report.Wanted("dev", 16, seed=3, sources=("qa-squad", "qa-personachat"))
-    measured = report.measure("unused", tmp_path, wanted)
+    measured = report.measure(generator, tmp_path, wanted)
     assert (measured["documents"], measured["questions"], measured["seed"]) == (16, 16, 3)
     assert measured["conversations"]["documents"] == 4
     for condition in ("closed", "prompt", "own", "other", packed.OWN, packed.OTHER):
@@ -74,25 +73,21 @@ def test_every_figure_is_there(
         assert figure["low"] <= figure["mean"] <= figure["high"], name
     assert "knowledge_recovered_packed" not in measured["conversations"]["summary"]
     assert "own, packed" in report.table(measured)
-    assert report.measure("unused", tmp_path, wanted) == measured  # the same seed, the same figures
+    assert report.measure(generator, tmp_path, wanted) == measured  # the same seed, the same figures
 
 
 def test_long_documents_are_left_out_where_the_checkpoint_cannot_read_them(
-    tiny_generator: Callable[..., Generator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_generator: Callable[..., Generator], tmp_path: Path
 ) -> None:
     generator = tiny_generator(strategy="concat")
     generator.tokenizer = Letters()  # type: ignore[assignment]
-    monkeypatch.setattr(report, "load_generator", lambda _: generator)
     write(tmp_path, "qa-squad", 30)
     wanted = report.Wanted("dev", 16, sources=("qa-squad",), generate=False)
-    assert set(report.measure("unused", tmp_path, wanted)["losses"]["answers"]) == {"closed", "prompt", "own", "other"}
+    assert set(report.measure(generator, tmp_path, wanted)["losses"]["answers"]) == {"closed", "prompt", "own", "other"}
 
 
-def test_a_missing_source_is_named(
-    tiny_generator: Callable[..., Generator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_source_is_named(tiny_generator: Callable[..., Generator], tmp_path: Path) -> None:
     generator = tiny_generator()
     generator.tokenizer = Letters()  # type: ignore[assignment]
-    monkeypatch.setattr(report, "load_generator", lambda _: generator)
     with pytest.raises(FileNotFoundError, match="qa-squad"):
-        report.measure("unused", tmp_path, report.Wanted(sources=("qa-squad",)))
+        report.measure(generator, tmp_path, report.Wanted(sources=("qa-squad",)))
