@@ -76,7 +76,14 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(settings: TrainingSetti
     saved = json.loads((tmp_path / "cut" / "settings.json").read_text())
     assert saved["data_fingerprints"].keys() == {"qa-squad"}
     records = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 4]
+    assert [record["step"] for record in records] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        4,
+    ]  # measured before the first step and after the last
     assert "knowledge_recovered" in records[-1]["held_out"]
 
 
