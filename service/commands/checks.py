@@ -196,11 +196,24 @@ def port(settings: Settings) -> str:
     except OSError as error:
         if error.errno == errno.EADDRINUSE and _is_ours(settings):
             return f"{where} is this service's, which runs"
-        raise Problem(
-            f"cannot listen on {where}: {error.strerror}",
-            f"end what uses it (`ss -ltnp | grep :{settings.port}`), or set GENADAPTER_PORT to another",
-        ) from None
+        raise not_listening(error, settings) from None
     return f"{where} is free"
+
+
+def not_listening(error: OSError, settings: Settings) -> Problem:
+    """Why the port cannot be had, and what to do."""
+    where = f"cannot listen on {settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        if _is_ours(settings):
+            return Problem(f"{where}: this service runs there already", "use that one, or give this one another --port")
+        find = f"`ss -ltnp | grep :{settings.port}` names it"
+        return Problem(f"{where}: another program does", f"end it ({find}), or choose another --port (GENADAPTER_PORT)")
+    advice = {
+        errno.EADDRNOTAVAIL: "--host (GENADAPTER_HOST) must be an address of this machine",
+        errno.EACCES: "ports below 1024 are the administrator's: choose another --port (GENADAPTER_PORT)",
+    }
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return Problem(f"{where}: {reason}", advice.get(error.errno or 0, "correct GENADAPTER_HOST and GENADAPTER_PORT"))
 
 
 def _is_ours(settings: Settings) -> bool:

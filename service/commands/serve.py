@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from service.commands.client import EXIT_USAGE, Output
 from service.settings import Settings, SettingsError, load_settings, unknown_variables
 
 if TYPE_CHECKING:
@@ -27,15 +28,15 @@ STORE_START_S = 30.0
 READY_POLL_S = 0.25
 BACKLOG = 2048  # uvicorn's own default
 # Connections that are still open when the grace is over are cut; then the children end.
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED = 0, 1
 
 
 class Stages:
-    """What is happening, with the seconds since the start."""
+    """What is happening, with the seconds since the start, on standard error; standard output gets how to use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, as_json: bool = False) -> None:
+        self._output = Output(as_json)
         self._begin = time.monotonic()
-
         self._ready: set[str] = set()
 
     def part_is_ready(self, part: str) -> None:
@@ -46,22 +47,33 @@ class Stages:
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self._begin:5.1f} s] {text}", file=sys.stderr, flush=True)
 
+    def all_is_ready(self, url: str, settings: Settings) -> None:
+        self.say(f"ready on {url}")
+        seconds = round(time.monotonic() - self._begin, 1)
+        self._output.show({"url": url, "pid": os.getpid(), "seconds": seconds}, _how_to(url, settings))
+        sys.stdout.flush()
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object once all is ready.")] = False,
 ) -> None:
     """Start the service, with an embedded store and a local engine where none is set.
 
+    It says what it starts, and when it is ready; Ctrl-C or SIGTERM ends it and all that it started. Settings are environment
+    variables (GENADAPTER_...) or lines of a file .env; `genadapter doctor` looks at them and at this machine.
+
     Example: genadapter serve --port 8080
+
+    Example: genadapter serve --json
     """
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     try:
         settings = load_settings(**overrides)
-        code = asyncio.run(_serve(settings, Stages()))
+        code = asyncio.run(_serve(settings, Stages(as_json)))
     except SettingsError as error:
-        print(f"genadapter: {error}", file=sys.stderr)
-        raise typer.Exit(EXIT_USAGE) from None
+        Output(as_json).fail(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
         code = EXIT_OK
     _leave(code)
@@ -139,10 +151,10 @@ def _listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
-        reason = error.strerror or error
-        raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port} ({reason}): set GENADAPTER_HOST and GENADAPTER_PORT"
-        ) from None
+        from service.commands.checks import not_listening
+
+        problem = not_listening(error, settings)
+        raise SettingsError(f"{problem}: {problem.advice}") from None
 
 
 def _stop_signals() -> asyncio.Event:
@@ -251,8 +263,7 @@ async def _until_ready(
             waiting.cancel()
     host = settings.host if settings.is_loopback else "127.0.0.1"
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.servers[0].sockets[0].getsockname()[1]}"
-    stages.say(f"ready on {url}")
-    print(_how_to(url, settings), flush=True)
+    stages.all_is_ready(url, settings)
 
 
 def _how_to(url: str, settings: Settings) -> str:

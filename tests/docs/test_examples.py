@@ -89,14 +89,19 @@ def with_generator(valkey: ValkeyServer, tmp_path: Path) -> Iterator[str]:
     settings = {"REDIS_URL": valkey.connection_url, "ROLES": "contextualize", "PORT": "0"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GENADAPTER_")}
     environment |= {f"GENADAPTER_{name}": value for name, value in settings.items()}
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "service.cli", "serve"]
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=tmp_path)
-    try:
-        yield wait_for(log, process)
-    finally:
-        process.terminate()
-        process.wait(STOP_S)
+    command = [sys.executable, "-m", "service.cli", "serve", "--json"]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, env=environment, cwd=tmp_path) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            url = wait_for(log, process)
+            assert json.loads(process.stdout.readline())["url"] == url
+            yield url
+        finally:
+            process.terminate()
+            process.wait(STOP_S)
 
 
 @pytest.mark.integration

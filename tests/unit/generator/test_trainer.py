@@ -13,6 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from generator import load_generator
 from generator.config import ConfigError
@@ -24,6 +25,7 @@ from generator.training.settings import (
     TrainingSettings,
 )
 from generator.training.trainer import Trainer
+from service.cli import app
 
 WORDS = [f"w{i}" for i in range(58)]
 
@@ -97,3 +99,21 @@ def test_a_bfloat16_base_trains_a_float32_network(settings: TrainingSettings, tm
     trainer.train()
     assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
     assert {p.dtype for p in trainer.base.parameters()} == {torch.bfloat16}
+
+
+def test_the_command_prints_one_json_object(
+    settings: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").touch()
+    monkeypatch.setattr(TrainingSettings, "read", lambda path: settings)
+    words = ["train", str(tmp_path / "mine.toml"), "--folder", str(tmp_path / "run"), "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert (made["steps"], made["checkpoint"]) == (4, str(tmp_path / "run" / "checkpoint"))
+    assert made["held_out"] == json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["held_out"]
+    load_generator(made["checkpoint"])
+    monkeypatch.setattr(TrainingSettings, "read", lambda path: replace(settings, run=replace(settings.run, dtype="x")))
+    failed = CliRunner().invoke(app, [*words[:2], "--folder", str(tmp_path / "other"), "--json"])
+    assert failed.exit_code == 2
+    assert "dtype" in json.loads(failed.stdout)["error"]["message"]

@@ -46,7 +46,7 @@ def test_settings_that_make_no_sense_are_told(monkeypatch: pytest.MonkeyPatch) -
         (checks.store, {"redis_url": "redis://127.0.0.1:1"}, "GENADAPTER_REDIS_URL"),
         (checks.memory, {"kv_cache_gib": 100_000}, "GENADAPTER_KV_CACHE_GIB"),
         (checks.disk, {"data_dir": "/proc/1"}, "GENADAPTER_DATA_DIR"),
-        (checks.port, {"host": "192.0.2.1", "allow_anyone_to_use_this_service": True}, "GENADAPTER_PORT"),
+        (checks.port, {"host": "192.0.2.1", "allow_anyone_to_use_this_service": True}, "GENADAPTER_HOST"),
     ],
 )
 def test_what_is_wrong_comes_with_advice(

@@ -1,11 +1,17 @@
-"""How `genadapter serve` ends."""
+"""How `genadapter serve` ends, and what it says when it cannot start."""
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
 from service.commands.serve import _listen
 from service.settings import Settings
 
@@ -36,3 +42,26 @@ def test_no_answer_waits_for_an_acknowledgement() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_what_keeps_it_from_starting_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENADAPTER_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("service.commands.checks.CONNECT_S", 0.2)  # what has the port says nothing
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for environment, options, words in (
+            ({}, ["--port", str(port)], f"127.0.0.1:{port}: another program does"),
+            ({}, ["--host", "192.0.2.1", "--port", "0"], "must be an address of this machine"),
+            ({"GENADAPTER_GENERATOR": "nowhere"}, [], "nowhere"),
+            ({"GENADAPTER_PORT": "many"}, [], "GENADAPTER_PORT"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setenv("GENADAPTER_ALLOW_ANYONE_TO_USE_THIS_SERVICE", "true")
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                for_people = CliRunner().invoke(app, ["serve", *options])
+                for_programs = CliRunner().invoke(app, ["serve", *options, "--json"])
+            assert (for_people.exit_code, for_programs.exit_code) == (2, 2), for_people.output
+            assert words in for_people.stderr.splitlines()[-1]
+            assert words in json.loads(for_programs.stdout)["error"]["message"]
