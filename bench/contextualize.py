@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.common import Benchmark, Profile, main, median, shipped_config
 from bench.load import contextualize, document
+from bench.memory import forget_peak, resident_bytes
 from bench.stack import Stack
 
 REST = ("parse", "tokenize", "queue", "factorize", "store")
@@ -28,6 +29,7 @@ REST = ("parse", "tokenize", "queue", "factorize", "store")
 class Sizes:
     tokens: dict[int, int]  # of a document: rounds
     memory_tokens: int
+    service_tokens: tuple[int, ...]  # of documents that the service's own peak is taken with
     concurrency: tuple[int, ...]
     documents: int  # of the concurrency test
     document_tokens: int
@@ -54,10 +56,12 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
         }
     del bare
     rates = {str(n): await _documents_per_s(stack, sizes, n) for n in sizes.concurrency}
+    whole = {str(tokens): await _service_peak(stack, tokens) for tokens in sizes.service_tokens if stack.processes}
     peaks = {kind: await asyncio.to_thread(_peak, kind, sizes.memory_tokens) for kind in ("ours", "naive")}
     return {
         "by_tokens": by_tokens,
         "documents_per_s": rates,
+        "service_peak_bytes": whole,
         "memory": {"tokens": sizes.memory_tokens, **{f"{kind}_bytes": peak for kind, peak in peaks.items()}},
     }
 
@@ -99,6 +103,14 @@ async def _documents_per_s(stack: Stack, sizes: Sizes, concurrency: int) -> floa
     return sizes.documents / (time.perf_counter() - begin)
 
 
+async def _service_peak(stack: Stack, tokens: int) -> int:
+    """The largest resident size of the whole service process while it reads one document."""
+    process = stack.processes["service"]
+    forget_peak(process)
+    await contextualize(stack.client, document(9_000_000 + tokens, tokens))
+    return resident_bytes(process, "VmHWM")
+
+
 def _peak(kind: str, tokens: int) -> int:
     """Bytes that a process needs beyond the loaded models."""
     command = [sys.executable, "-m", "bench.memory", kind, str(tokens)]
@@ -131,9 +143,9 @@ BENCHMARK = Benchmark(
     "contextualize",
     __doc__,
     Profile(
-        cpu=Sizes({256: 5, 1024: 5, 4096: 3, 8000: 1}, 8000, (1, 4, 16), 16, 512),
-        gpu=Sizes({256: 5, 1024: 5, 4096: 5, 8000: 3, 32000: 1}, 8000, (1, 4, 16), 64, 512),
-        quick=Sizes({64: 1}, 128, (1, 2), 2, 64),
+        cpu=Sizes({256: 5, 1024: 5, 4096: 3, 8000: 1}, 8000, (2_000, 32_000), (1, 4, 16), 16, 512),
+        gpu=Sizes({256: 5, 1024: 5, 4096: 5, 8000: 3, 32000: 1}, 8000, (2_000, 32_000), (1, 4, 16), 64, 512),
+        quick=Sizes({64: 1}, 128, (64, 256), (1, 2), 2, 64),
     ),
     measure,
     ("tokens", "forward, ms", "plain pass, ms", "forward over plain", "all the rest, ms"),

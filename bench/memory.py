@@ -13,9 +13,14 @@ from typing import Any
 SAMPLE_S = 0.002
 
 
-def resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+def resident_bytes(process: int | str = "self", field: str = "VmRSS") -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024
+
+
+def forget_peak(process: int) -> None:
+    """The kernel's own record of the largest resident size (VmHWM) begins anew."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")
 
 
 class Peak:
