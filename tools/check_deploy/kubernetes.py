@@ -14,7 +14,7 @@ import jsonschema
 import kubernetes_validate
 from common import BIN, HOME, PINNED_IMAGE, ROOT, Skip, documents, npm_packages, run, unknown_variables
 
-COMPONENTS = ("gateway-api", "keda", "monitoring", "redis")
+COMPONENTS = ("gateway-api", "keda", "monitoring", "redis", "tracing")
 # The overlay for trying has its own store.
 INCLUDED = {"cpu": {"redis"}, "gpu": set[str]()}
 KUBERNETES_VERSION = "1.34"
