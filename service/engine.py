@@ -35,6 +35,9 @@ SPARE_CONNECTIONS = 8
 # Of an error's text: one line that a caller can use, and no more of the engine's inside.
 MAX_MESSAGE = 400
 MAX_ERROR_BYTES = 64 * 1024
+# vLLM's words, under status 400, for an adapter that its worker could not load: deleted meanwhile, or the store is away. It is
+# no fault of the request; asked again, it is there, or it is said to be gone.
+NOT_LOADED = "was found but could not be loaded"
 
 
 class EngineClient:
@@ -170,6 +173,8 @@ def upstream_error(status: int, error: dict[str, Any], adapter_id: str | None) -
         return AdapterNotFound(param="model")
     if status == 409:
         return AdapterMismatch()
+    if status == 400 and adapter_id is not None and NOT_LOADED in message:
+        return EngineUnavailable("the adapter was not loaded")
     answers = {400: BadRequest, 413: TooLarge, 422: Unprocessable, 429: Busy}
     if status in answers and message:
         return answers[status](message, param=param)

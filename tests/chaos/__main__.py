@@ -23,7 +23,7 @@ import httpx
 
 from tests.chaos.documents import all_documents, question, record
 from tests.chaos.faults import Faults
-from tests.chaos.kills import kills
+from tests.chaos.kills import STATE_SIZE, kills
 from tests.chaos.load import QUIET_S, Load
 from tests.chaos.report import Result, finish, verify
 from tests.chaos.soak import soak
@@ -65,11 +65,11 @@ async def chaos(stack: Stack) -> Result:
     return finish(load, recovery_s=worst, recoveries_s=recoveries, minutes=minutes, seed=seed)
 
 
-async def run(what: Callable[[Stack], Awaitable[Result]]) -> Result:
+async def run(what: Callable[[Stack], Awaitable[Result]], **options: int) -> Result:
     """When it returns, all parts have ended. The logs of a run that was not clean stay."""
     folder = Path(tempfile.mkdtemp(prefix="genadapter-chaos-"))
     print(f"logs in {folder}; starting the store, the engine and the service (about a minute)", flush=True)
-    async with started(folder) as stack:
+    async with started(folder, **options) as stack:
         result = await what(stack)
     if result.is_clean:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -81,12 +81,12 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "chaos"
     if name not in runs:
         sys.exit(__doc__)
-    result = asyncio.run(run(runs[name]))
+    options = {"state_size": STATE_SIZE} if name == "kills" else {}
+    result = asyncio.run(run(runs[name], **options))
     sys.stderr.flush()
     print(result.line, flush=True)
-    os._exit(
-        0 if result.is_clean else 1
-    )  # at once: what Python says of objects that it finds now would come after the line
+    # At once: what Python says of objects that it finds now would come after the line.
+    os._exit(0 if result.is_clean else 1)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from tests.chaos.judge import Tally
 from tests.chaos.report import Result, result_of
 from tests.chaos.stack import Service, Stack
 
-CREATORS = 4
+CREATORS = 8
+# Small, so that many adapters are made: what they know does not matter here.
+STATE_SIZE = 128
 LIFE_S = (0.2, 10.0)
 PAGE = 100
 
@@ -73,13 +75,14 @@ async def _create(stack: Stack, made: Made, wanted: int, tally: Tally) -> None:
 
 async def _verify(stack: Stack, made: Made, tally: Tally) -> None:
     promised = set(made.promised.values())
+    waiting = iter(promised)
     async with stack.client("acme") as client:
-        for name in promised:
-            body = {"adapter_id": name, "prompt": PROMPT, "max_tokens": 1}
-            for path, fields in (("/generate", body), (f"/adapters/{name}", None)):
-                response = await client.request("POST" if fields else "GET", path, json=fields)
-                if not tally.check("verify", response, {200}):
-                    tally.note("lost_adapters", f"{path} of {name}: {response.text[:200]}")
+
+        async def work() -> None:
+            for name in waiting:
+                await _answers(client, name, tally)
+
+        await asyncio.gather(*(work() for _ in range(CREATORS)))
         listed = await _listed(client)
         if missing := promised - listed:
             tally.note("lost_adapters", f"the listing lacks {missing}")
@@ -89,6 +92,14 @@ async def _verify(stack: Stack, made: Made, tally: Tally) -> None:
                 tally.note("wrong_answers", f"{name} is listed, and is no whole adapter: {response.text[:200]}")
     async with Redis.from_url(stack.store_url) as redis:
         await _no_halves(redis, tally)
+
+
+async def _answers(client: httpx.AsyncClient, name: str, tally: Tally) -> None:
+    body = {"adapter_id": name, "prompt": PROMPT, "max_tokens": 1}
+    for path, fields in (("/generate", body), (f"/adapters/{name}", None)):
+        response = await client.request("POST" if fields else "GET", path, json=fields)
+        if not tally.check("verify", response, {200}):
+            tally.note("lost_adapters", f"{path} of {name}: {response.text[:200]}")
 
 
 async def _listed(client: httpx.AsyncClient) -> set[str]:

@@ -17,7 +17,8 @@ WORKERS = 4
 PAUSE_S = (0.0, 0.3)
 # After a refusal: shorter than Retry-After asks for, so that the recovery is met.
 REFUSED_PAUSE_S = (0.2, 1.0)
-THERE_SHARE = 0.85
+FIT_SHARE = 0.85
+MAKES = frozenset({"create", "append"})
 # How long after a fault an answer may still be its consequence.
 QUIET_S = 3.0
 
@@ -40,7 +41,7 @@ class Load:
             "openai": (8, self.openai),
             "bare": (6, self.ask_bare),
             "create": (14, self.create),
-            "append": (8, self.append),
+            "append": (8, self.create),
             "peft": (6, self.peft),
             "upload": (4, self.upload),
             "delete": (6, self.delete),
@@ -65,7 +66,7 @@ class Load:
         names, weights = zip(*((name, weight) for name, (weight, _) in self.operations.items()), strict=True)
         while time.monotonic() < until_s:
             name = chance.choices(names, weights)[0]
-            document = self._choose(chance)
+            document = self._choose(name, chance)
             was_quiet = self.is_quiet()
             refused = self._refused()
             try:
@@ -79,10 +80,11 @@ class Load:
             pause = PAUSE_S if self._refused() == refused else REFUSED_PAUSE_S
             await asyncio.sleep(chance.uniform(*pause))
 
-    def _choose(self, chance: random.Random) -> Document:
-        """Most often one that is there: only its answer can be wrong."""
-        there = [document for document in self.documents if document.state == "there"]
-        return chance.choice(there if there and chance.random() < THERE_SHARE else self.documents)
+    def _choose(self, name: str, chance: random.Random) -> Document:
+        """Most often one that is there: only its answer can be wrong. What makes adapters takes those that are not there."""
+        able = [one for one in self.documents if one.parent is not None] if name == "append" else self.documents
+        fit = [one for one in able if (one.state == "there") != (name in MAKES)]
+        return chance.choice(fit if fit and chance.random() < FIT_SHARE else able)
 
     def _refused(self) -> int:
         return sum(count for status, count in self.tally.statuses.items() if status in (429, 503, 504))
@@ -160,11 +162,8 @@ class Load:
             self._present("peft", document, seen, response)
         self._missing("peft", document, seen, response)
 
-    async def append(self, document: Document, chance: random.Random) -> None:
-        """Of those that are made by appending, one: it goes on from its parent, and is what it was."""
-        await self.create(chance.choice([one for one in self.documents if one.parent is not None]), chance)
-
     async def create(self, document: Document, chance: random.Random) -> None:
+        """From its text, or by appending that to its parent."""
         async with document.lock:
             before, parent = document.state, document.parent
             parent_seen = parent and parent.seen

@@ -96,8 +96,8 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def started(folder: Path) -> AsyncIterator[Stack]:
-    """Everything up and ready; all of it is gone afterwards. Logs lie in `folder`."""
+async def started(folder: Path, state_size: int = 512) -> AsyncIterator[Stack]:
+    """Everything up and ready; all of it is gone afterwards. Logs lie in `folder`. `state_size`: as in `make_checkpoint`."""
     async with AsyncExitStack() as exits:
         log = exits.enter_context((folder / "children.log").open("a"))
         supervisor = await exits.enter_async_context(Supervisor(lambda line: print(line, file=log, flush=True)))
@@ -107,9 +107,8 @@ async def started(folder: Path) -> AsyncIterator[Stack]:
         address = store_url.removeprefix("unix://")
         store_proxy = await exits.enter_async_context(Proxy(lambda: asyncio.open_unix_connection(address)))
         redis_url = f"redis://127.0.0.1:{store_proxy.port}"
-        checkpoint = await asyncio.to_thread(
-            make_checkpoint, folder / "checkpoint", await asyncio.to_thread(resolve_base_model, BASE_MODEL)
-        )
+        base = await asyncio.to_thread(resolve_base_model, BASE_MODEL)
+        checkpoint = await asyncio.to_thread(make_checkpoint, folder / "checkpoint", base, state_size)
         settings = Settings(
             _env_file=None,
             generator=checkpoint,

@@ -121,6 +121,9 @@ class FakeEngine:
         if word == "toolong":
             message = "This model's maximum context length is 8 tokens.\nsecret second line"
             return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": 400}}, 400)
+        if word == "unloadable":
+            message = f"LoRA adapter '{body['model']}' was found but could not be loaded."
+            return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": 400}}, 400)
         if word == "explode":
             error = {"message": "EngineDeadError at /secret/path", "type": "InternalServerError", "code": 500}
             return JSONResponse({"error": error}, 500)

@@ -147,6 +147,13 @@ def test_v1_refuses(service: Service, body: Any, status: int, param: str | None)
     assert "secret" not in json.dumps(error)
 
 
+def test_an_adapter_that_the_engine_could_not_load_may_be_asked_again(service: Service) -> None:
+    """vLLM blames the request (400); the adapter was deleted under it, or the store went away."""
+    name = service.create("an adapter that does not load")["id"]
+    check(service.client.post("/generate", json={"adapter_id": name, "prompt": "unloadable"}), 503)
+    check(service.client.post("/v1/completions", json={"model": name, "prompt": "unloadable"}), 503)
+
+
 @pytest.mark.parametrize(
     "content", [b"{", b"[]", b'{"model": NaN}', b'{"model": ' + b"9" * 5000 + b"}", b"[" * 100_000]
 )

@@ -35,16 +35,17 @@ ALPHA = 400.0
 READY_TIMEOUT_S = 240.0
 
 
-def make_checkpoint(folder: Path, base_folder: Path) -> Path:
-    """The layout of the shipped generator with random A1 and B: o_proj of eight layers, rank 128."""
+def make_checkpoint(folder: Path, base_folder: Path, size: int = 512) -> Path:
+    """A generator with random A1 and B: o_proj of eight layers, rank 128; states of `size` x `size`, which decide how long
+    an adapter takes to make."""
     torch.manual_seed(1)
     targets = tuple(TargetModule(f"model.layers.{i}.self_attn.o_proj", i, HIDDEN, HIDDEN) for i in LAYERS)
     config = GeneratorConfig(
         base_model=BASE_MODEL,
         hidden_size=HIDDEN,
         targets=targets,
-        r1=512,
-        r2=512,
+        r1=size,
+        r2=size,
         max_rank=RANK,
         alpha=ALPHA,
         base_fingerprint=fingerprint_base(base_folder),
