@@ -93,7 +93,7 @@ class Services:
         return "ok" if self._engine_model_seen else f"serves {', '.join(names)}, not {self.settings.model_name}"
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:  # a plain function would be run in a thread of its own
     services: Services = request.app.state.services
     return services
 
@@ -129,7 +129,7 @@ async def get_caller(request: Request, services: ServicesDep) -> AsyncIterator[C
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
-def get_tenant(caller: CallerDep) -> str:
+async def get_tenant(caller: CallerDep) -> str:
     return caller.tenant
 
 
