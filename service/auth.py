@@ -71,8 +71,11 @@ def read_keys(path: Path) -> dict[bytes, Key]:
         if path.stat().st_size > MAX_KEYS_FILE_BYTES:
             raise ValueError("it is too large")
         keys = [_key(item) for item in json.loads(path.read_bytes())["keys"]]
+    except FileNotFoundError:
+        raise SettingsError(f"API_KEYS_FILE {path} is not there: `genadapter keys add` makes it") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingsError(f"API_KEYS_FILE {path} cannot be used: {error or type(error).__name__}") from None
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SettingsError(f"API_KEYS_FILE {path} cannot be used: {reason}") from None
     return {key.digest: key for key in keys}
 
 

@@ -86,11 +86,12 @@ def chat(
 
 
 def _greet(client: httpx.Client, adapter_id: str, *, shown: bool) -> None:
-    """Says who answers; an adapter that is not there is told before the first question."""
-    from service.client import Client
+    """Says who answers; an adapter, a key or a service that is not there is told before the first question."""
+    from service.client import Client, checked
 
     if adapter_id == NO_ADAPTER:
-        words = "the bare model"
+        models = checked(client.get("/v1/models")).json()["data"]
+        words = f"the bare model, {models[0]['id']}"
     else:
         adapter = Client(http=client).get(adapter_id)
         words = f"{adapter.base_model} with {adapter.id}, which has read {adapter.tokens} tokens"

@@ -25,7 +25,7 @@ def train(
 
     Example: genadapter train generator/training/configs/smollm2-135m-instruct.toml
 
-    Example: genadapter train mine.toml --folder runs/mine --json
+    Example: genadapter train generator/training/configs/smollm2-135m-instruct.toml --folder runs/mine --json
     """
     from generator.config import ConfigError
     from generator.training.settings import TrainingSettings
@@ -70,6 +70,8 @@ def import_checkpoint(
     output = Output(as_json)
     if strategy not in ("concat", "parallel", "sequential"):
         output.fail(f"--strategy {strategy}: not one of concat, parallel, sequential", EXIT_USAGE)
+    if not (source / "adapter_config.json").is_file():
+        output.fail(f"{source} is no folder with an adapter_config.json", EXIT_USAGE)
     try:
         config = import_fastlora(source, target, base_model, strategy)  # type: ignore[arg-type]
     except (CheckpointError, BaseModelNotFound) as error:
@@ -103,6 +105,11 @@ def bench(
     output = Output(as_json)
     if importlib.util.find_spec("bench") is None:
         output.fail("the benchmarks are part of the source checkout, and are run there", EXIT_USAGE)
+    from bench.__main__ import BENCHMARKS
+    from bench.common import read
+
+    if unknown := sorted(set(names or []) - set(BENCHMARKS)):
+        output.fail(f"{', '.join(unknown)}: not among the benchmarks {', '.join(BENCHMARKS)}", EXIT_USAGE)
     options = {"--url": url, "--engine-url": engine_url}
     arguments = [part for name, value in options.items() if value for part in (name, value)]
     arguments += [name for name, wanted in (("--gpu", gpu), ("--quick", quick)) if wanted]
@@ -111,9 +118,6 @@ def bench(
     if code:
         output.fail("a benchmark failed, see above", code)
     if as_json:
-        from bench.__main__ import BENCHMARKS
-        from bench.common import read
-
         output.show({name: read(name) for name in names or BENCHMARKS}, "")
 
 

@@ -48,6 +48,8 @@ def test_what_goes_wrong(service: Service, monkeypatch: pytest.MonkeyPatch) -> N
         result = CliRunner().invoke(app, arguments, input=lines)
         assert result.exit_code == 1
         assert words in result.stderr
+    nobody = CliRunner().invoke(app, ["chat", "base", "--url", "http://127.0.0.1:1"], input="")
+    assert (nobody.exit_code, "genadapter serve" in nobody.stderr) == (3, True), "told before the first question"
 
 
 def test_on_a_terminal_a_refusal_ends_the_question_and_not_the_conversation(service: Service) -> None:
