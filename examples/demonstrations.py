@@ -23,6 +23,8 @@ DEMONSTRATIONS = (
 )
 QUESTION = "Review: {}\nVerdict:"
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 review = sys.argv[1]
 url = os.environ.get("GENADAPTER_URL", "http://127.0.0.1:8000")
 openai = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("GENADAPTER_API_KEY", "unused"))

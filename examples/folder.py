@@ -40,6 +40,8 @@ async def read_all(files: list[Path], progress: Progress) -> dict[str, str]:
     return made
 
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 folder, target = map(Path, sys.argv[1:])
 files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TYPES)
 with Progress() as progress:

@@ -2,10 +2,11 @@
 
 python examples/growing_conversation.py
 
-Type; an empty line ends it. Only the newest message is ever in the prompt: what was said before is in the adapter.
+Type; an empty line or Ctrl-D ends it. Only the newest message is ever in the prompt: what was said before is in the adapter.
 Needs a running service (`make run`) and, beside this project, `pip install openai`.
 """
 
+import contextlib
 import os
 
 from openai import OpenAI
@@ -19,7 +20,7 @@ opening: list[Message] = [
     {"role": "assistant", "content": "Nice to meet you, Ida."},
 ]
 
-with Client(url) as client:
+with Client(url) as client, contextlib.suppress(EOFError):
     adapter = client.contextualize(messages=opening, keep_state=True)
     while said := input("you: "):
         reply = openai.chat.completions.create(

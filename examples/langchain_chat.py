@@ -16,6 +16,8 @@ from langchain_openai import ChatOpenAI
 
 from service.client import Client
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 url = os.environ.get("GENADAPTER_URL", "http://127.0.0.1:8000")
 
 with Client(url) as client:

@@ -12,6 +12,8 @@ from openai import OpenAI
 
 from service.client import Client
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 path, question = sys.argv[1:]
 url = os.environ.get("GENADAPTER_URL", "http://127.0.0.1:8000")
 
