@@ -85,11 +85,14 @@ def _articles(archives: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def narrativeqa(folder: Path, split: str = "test") -> list[Source]:
-    """NarrativeQA: `qaps.csv` and `third_party/wikipedia/summaries.csv` of its repository; the summary is the document."""
+    """NarrativeQA, `train`, `dev` or `test`: `qaps.csv` and `third_party/wikipedia/summaries.csv` of its repository.
+
+    The summary is the document.
+    """
     origin = "https://github.com/google-deepmind/narrativeqa"
     questions: dict[str, list[Question]] = defaultdict(list)
     for row in _table(_found(folder / "qaps.csv", origin)):
-        if row["set"] == split:
+        if row["set"] == ("valid" if split == "dev" else split):
             questions[row["document_id"]].append(Question(row["question"], [row["answer1"], row["answer2"]]))
     summaries = _table(_found(folder / "third_party" / "wikipedia" / "summaries.csv", origin))
     return [

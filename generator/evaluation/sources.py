@@ -41,7 +41,8 @@ def documents(specification: str, data: Path, split: str) -> list[Source]:
         return shared_sets.documents(data, specification, split)
     if kind not in PUBLIC:
         raise ValueError(f"{specification}: {kind} is not one of {', '.join(PUBLIC)}")
-    return PUBLIC[kind](Path(path).expanduser())
+    folder = Path(path).expanduser()
+    return public_sets.narrativeqa(folder, split) if kind == "narrativeqa" else PUBLIC[kind](folder)
 
 
 def example_sets(specification: str, data: Path, split: str, seed: int) -> list[ExampleSet]:

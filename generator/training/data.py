@@ -22,6 +22,7 @@ EVALUATION_ONLY = "evalonly"
 class Question:
     text: str
     answers: list[str]
+    whole: bool = False  # `text` is all of the prompt, and the answer follows it after a space
 
     @property
     def gold(self) -> str:

@@ -68,8 +68,8 @@ class Prompts:
         context: a document's ids to be put before the question.
         """
         before = [*context, *self.tokenize("\n\n")] if context else []
-        if style == "raw":
-            asked = self.tokenize(f"Question: {question.text}\nAnswer:")
+        if style == "raw" or question.whole:
+            asked = self.tokenize(question.text if question.whole else f"Question: {question.text}\nAnswer:")
             return [*self.start, *before, *asked], self.tokenize(f" {question.gold}\n")
         text = f"{question.text} {SHORT_PHRASE}" if style == "phrase" else question.text
         opening, rest = self.chat(f"{_CUT}{text}").split(_CUT)
@@ -120,12 +120,16 @@ def completion(prompts: Prompts, document: int, ids: list[int], split: int, fina
     return [Row("completion", document, [*prompts.start, target[0]], target[1:], teacher)]
 
 
-def unrelated(prompts: Prompts, document: int, other: Passage, rng: random.Random, span: int) -> list[Row]:
-    """Text of another document, and a question about it: the adapter must leave both as they are."""
+def unrelated(
+    prompts: Prompts, document: int, others: list[Passage], rng: random.Random, span: int, count: int
+) -> list[Row]:
+    """Text of another document, and `count` questions about others: the adapter must leave both as they are."""
+    other = rng.choice(others)
     start = rng.randrange(max(1, len(other.ids) - span))
     rows = [Row("unrelated_text", document, prompts.start, other.ids[start : start + span])]
-    if other.questions:
-        prompt, target = prompts.question(rng.choice(other.questions), rng.choice(("phrase", "plain", "raw")))
+    pool = [question for passage in others for question in passage.questions]
+    for question in rng.sample(pool, min(count, len(pool))):
+        prompt, target = prompts.question(question, rng.choice(("phrase", "plain", "raw")))
         rows.append(Row("unrelated_question", document, prompt, target[:span]))
     return rows
 

@@ -65,10 +65,12 @@ class GeneratorSettings:
 class DataSettings:
     folder: str
     sources: dict[str, float]  # file: its share of the passages
+    held_out: tuple[str, ...] = ("qa-squad", "qa-nq-qed")  # sources whose dev split is measured while it runs
     length: tuple[int, int] = (60, 360)  # tokens of a passage
     passages: int = 8  # in one step
     grouping: tuple[int, ...] = (1, 1, 1, 2, 4)  # how many passages make one document, drawn from these
     questions: int = 2  # about each passage of a document
+    unrelated_questions: int = 1  # about other documents, under each document's adapter
     answer_tokens: int = 24  # of an answer, at most
 
 

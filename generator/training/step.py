@@ -154,7 +154,7 @@ class Step:
             if weights.reconstruction:
                 rows += objectives.reconstruction(prompts, index, document.ids, rng, weights.span)
             if others and (weights.unrelated_text or weights.unrelated_question):
-                rows += objectives.unrelated(prompts, index, rng.choice(others), rng, weights.span)
+                rows += objectives.unrelated(prompts, index, others, rng, weights.span, data.unrelated_questions)
         return rows
 
     def _score(

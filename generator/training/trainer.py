@@ -16,12 +16,13 @@ from generator.base_model import fingerprint_base, resolve_base_model
 from generator.checkpoint import load_network, save_checkpoint
 from generator.config import ConfigError
 from generator.encode import Encoder, expand_factors
+from generator.evaluation.items import Text
 from generator.evaluation.quality import Quality, held_out
 from generator.factors import factorize
 from generator.generator import load_base, load_tokenizer, resolve_dtype
 from generator.model import GeneratorNetwork
-from generator.training import associative
-from generator.training.data import Mixture, Passage, fingerprint, load_passages
+from generator.training import associative, sources
+from generator.training.data import Mixture, Passage, fingerprint
 from generator.training.frozen import FrozenModel
 from generator.training.journal import Journal
 from generator.training.objectives import Prompts
@@ -31,7 +32,6 @@ from generator.training.step import Step
 
 # Text that the associative start is measured on: some 20,000 tokens.
 _START_PASSAGES = 120
-_HELD_OUT_SOURCES = ("qa-squad", "qa-nq-qed")
 
 
 def _size(parameter: nn.Parameter) -> float:
@@ -61,7 +61,7 @@ class Trainer:
         if tokenizer is None:
             raise ConfigError(f"base_model: {settings.generator.base_model} has no tokenizer")
         self.prompts = Prompts.of(tokenizer)
-        self._load_data()
+        self._load_data(Text(self.prompts.tokenize, lambda ids: str(tokenizer.decode(ids))))
         self.network = self._network(fingerprint_base(base_folder))
         self.optimizer = self._optimizer()
         self.step = 0
@@ -72,18 +72,18 @@ class Trainer:
         scaling = self.network.config.scaling
         self.quality = Quality(self.base, self.prompts, self.held_out, scaling)
 
-    def _load_data(self) -> None:
+    def _load_data(self, text: Text) -> None:
         data, run = self.settings.data, self.settings.run
-        folder = Path(data.folder)
-        passages = {s: load_passages(folder, s, "train", self.prompts.tokenize, data.length) for s in data.sources}
+
+        def load(source: str, split: str) -> list[Passage]:
+            return sources.load(source, Path(data.folder), split, text, data.length)
+
+        passages = {source: load(source, "train") for source in data.sources}
         self.mixture = Mixture(passages, data.sources, run.seed)
         self.data_fingerprints = {source: fingerprint(rows) for source, rows in passages.items()}
-        asked = [
-            p
-            for s in _HELD_OUT_SOURCES
-            if s in data.sources
-            for p in load_passages(folder, s, "dev", self.prompts.tokenize, data.length)
-        ]
+        asked = [p for source in data.held_out if source in data.sources for p in load(source, "dev")]
+        if len(asked) < 2:
+            raise ConfigError("held_out: two passages at least, of one of the sources, are needed to measure with")
         self.held_out = held_out(asked, run.evaluation_passages)
 
     def _network(self, base_fingerprint: str) -> GeneratorNetwork:

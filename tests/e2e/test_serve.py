@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,17 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("serve")
+    with serving(tmp_path_factory.mktemp("serve")) as service:
+        yield service
+
+
+@contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[Running]:
+    """A service with these settings, which keeps all it has in `folder`."""
     log = folder / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GENADAPTER_")}
     environment |= {"GENADAPTER_DATA_DIR": str(folder / "data"), "GENADAPTER_PORT": "0"}
+    environment |= {f"GENADAPTER_{name.upper()}": value for name, value in settings.items()}
     with log.open("wb") as output:
         command = [sys.executable, "-m", "service.cli", "serve"]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)

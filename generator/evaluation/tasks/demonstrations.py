@@ -23,14 +23,14 @@ def items(sets: list[ExampleSet], sizes: Sizes, text: Text) -> list[Item]:
 
 
 def _at_shots(chosen: list[ExampleSet], shots: int, sizes: Sizes, text: Text) -> list[Item]:
-    shown = [[f"{_input(i, text)} {o}" for i, o in _drawn(one, shots, sizes.seed)] for one in chosen]
+    shown = [[f"{as_input(i, text)} {o}" for i, o in _drawn(one, shots, sizes.seed)] for one in chosen]
     return [
         Item(
             id=f"{shots}-{one.name}",
             group=one.name,
             setting=str(shots),
             passages=shown[index],
-            asked=[Asked("raw", _input(i, text), [o], one.options) for i, o in one.asked[: sizes.questions]],
+            asked=[Asked("raw", as_input(i, text), [o], one.options) for i, o in one.asked[: sizes.questions]],
             other=shown[(index + 1) % len(chosen)],
         )
         for index, one in enumerate(chosen[: sizes.limit])
@@ -41,7 +41,8 @@ def _drawn(one: ExampleSet, shots: int, seed: int) -> list[tuple[str, str]]:
     return random.Random(f"{seed}-{one.name}").sample(one.shown, len(one.shown))[:shots]
 
 
-def _input(example: str, text: Text) -> str:
+def as_input(example: str, text: Text) -> str:
+    """The prompt of one example, its output left to be said."""
     ids = text.tokenize(example)
     kept = example if len(ids) <= _EXAMPLE_TOKENS else text.decode(ids[-_EXAMPLE_TOKENS:])
     return f"Input: {kept}\nOutput:"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from service.commands.evaluation import _publish, evaluation
-from service.commands.training import EXIT_USAGE
+from service.commands.client import EXIT_USAGE
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,8 @@ def test_a_wrong_request_is_said_in_words(arguments: list[str], said: str, tmp_p
     ended = CliRunner().invoke(evaluation, [*arguments, "--out", str(tmp_path / "out")])
     assert ended.exit_code == EXIT_USAGE
     assert said in ended.stderr
+    ended = CliRunner().invoke(evaluation, [*arguments, "--out", str(tmp_path / "out"), "--json"])
+    assert said in json.loads(ended.stdout)["error"]["message"]
     assert not (tmp_path / "out").exists()
 
 
