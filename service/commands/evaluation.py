@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.backend import WAIT_POLICY
-from service.commands.training import fail
+from service.commands.client import EXIT_USAGE, JsonOption, Output
 
 if TYPE_CHECKING:
     from generator.evaluation.engines import Engine
@@ -48,7 +48,7 @@ def quality(
     dtype: DtypeOption = "auto",
     generate: Annotated[bool, typer.Option(help="Have answers generated too: F1 and exact match.")] = True,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Held-out documents with no adapter, in the prompt, with their adapter, with another document's adapter.
 
@@ -58,19 +58,19 @@ def quality(
     from generator.evaluation import report
     from generator.generator import load_generator, resolve_dtype
 
+    output = Output(as_json)
     chosen = tuple(sources.split(",")) if sources else report.DOCUMENTS + report.CONVERSATIONS
     wanted = report.Wanted(split, limit, seed, chosen, generate=generate, progress=not as_json)
     try:
         generator = load_generator(checkpoint or default_checkpoint(), dtype=resolve_dtype(dtype, "cpu"))
         measured = report.measure(generator, data, wanted)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
-        fail(error)
+        output.fail(str(error), EXIT_USAGE)
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is missing: {EXTRA}")
-    text = json.dumps(measured, indent=2)
+        output.fail(f"{error.name} is missing: {EXTRA}", EXIT_USAGE)
     if out is not None:
-        out.write_text(text + "\n")
-    print(text if as_json else report.table(measured))
+        out.write_text(json.dumps(measured, indent=2) + "\n")
+    output.show(measured, "" if as_json else report.table(measured))
 
 
 @evaluation.command(name="all")
@@ -100,6 +100,7 @@ def run_all(
     report: Annotated[
         Path | None, typer.Option(help="Also write the Markdown report here, its plots beside it.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """The paper's three uses with the baselines, as tables and plots. Ended early, it goes on when started again.
 
@@ -111,10 +112,11 @@ def run_all(
     from generator.evaluation.served import ServiceError
     from generator.evaluation.tasks import TASKS
 
+    output = Output(as_json)
     chosen = tuple(tasks) if tasks else tuple(TASKS)
     given = dict(pair.partition("=")[::2] for pair in source or [])
     if unknown := sorted({*chosen, *given} - set(TASKS)):
-        fail(f"{', '.join(unknown)}: not among the tasks {', '.join(TASKS)}")
+        output.fail(f"{', '.join(unknown)}: not among the tasks {', '.join(TASKS)}", EXIT_USAGE)
     try:
         plan = Plan(
             tasks=chosen,
@@ -132,12 +134,13 @@ def run_all(
         engine, about = _engine(str(checkpoint or default_checkpoint()), base_model, (device, dtype), url)
         path = _run(engine, about, plan, data, out or Path("runs") / f"evaluation-{about['checkpoint'][:12]}")
     except (CheckpointError, BaseModelNotFound, FileNotFoundError, ValueError, ServiceError) as error:
-        fail(error)
+        output.fail(str(error), EXIT_USAGE)
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is missing: {EXTRA}")
+        output.fail(f"{error.name} is missing: {EXTRA}", EXIT_USAGE)
     if report is not None:
         _publish(path, report)
-    print(f"{report or path}")
+    rows = json.loads((path.parent / "results.json").read_text(encoding="utf-8"))["results"]
+    output.show({"report": str(report or path), "results": rows}, str(report or path))
 
 
 def _numbers(value: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -119,8 +119,3 @@ def bench(
         output.fail("a benchmark failed, see above", code)
     if as_json:
         output.show({name: read(name) for name in names or BENCHMARKS}, "")
-
-
-def fail(error: object) -> NoReturn:
-    print(f"genadapter: {error}", file=sys.stderr)
-    raise typer.Exit(EXIT_USAGE)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.commands.evaluation import _publish, evaluation
 from service.commands.client import EXIT_USAGE
+from service.commands.evaluation import _publish, evaluation
 
 
 @pytest.mark.parametrize(
