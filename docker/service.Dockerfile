@@ -48,7 +48,7 @@ LABEL org.opencontainers.image.title="genadapter service" \
 RUN groupadd --gid 10001 genadapter && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin genadapter
 COPY --from=build /opt/venv /opt/venv
 COPY --from=model /models /models
-COPY docker/start.py docker/health.py /opt/genadapter/
+COPY docker/start.py docker/traced.py docker/health.py /opt/genadapter/
 # HOME and the caches lie where a container may write. Listening on all addresses, the service refuses to start without keys.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \

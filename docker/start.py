@@ -22,8 +22,7 @@ TRACING = {
     "OTEL_METRICS_EXPORTER": "none",
     "OTEL_LOGS_EXPORTER": "none",
     "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "healthz,readyz,metrics",
-    # One span for a request, not one more for every piece of its body.
-    "OTEL_PYTHON_FASTAPI_EXCLUDE_SPANS": "receive,send",
+    "OTEL_PYTHON_AIOHTTP_CLIENT_EXCLUDED_URLS": "/health$",
 }
 
 
@@ -41,8 +40,8 @@ def traces_endpoint() -> str | None:
 
 
 def service_command(arguments: list[str]) -> list[str]:
-    tracer = ["opentelemetry-instrument"] if traces_endpoint() else []
-    return [*tracer, "genadapter", *(arguments or ["serve"])]
+    program = ["python", str(Path(__file__).with_name("traced.py"))] if traces_endpoint() else ["genadapter"]
+    return program + (arguments or ["serve"])
 
 
 def engine_command() -> list[str]:

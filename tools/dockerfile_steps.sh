@@ -31,7 +31,7 @@ cd "$root"
 if [ "$image" = service ]; then
     "$root/venv/bin/genadapter" --help >/dev/null
     "$root/venv/bin/python" -c "import service.app, generator.generator, transformers, pypdfium2, docx, lxml"
-    "$root/venv/bin/opentelemetry-instrument" --version
+    "$root/venv/bin/python" "$OLDPWD/docker/traced.py" --help >/dev/null
     if "$root/venv/bin/python" -c "import vllm" 2>/dev/null; then echo "vllm has no place in the service image" >&2; exit 1; fi
 else
     "$root/venv/bin/python" -c "import vllm.engine.arg_utils, service.children, service.vllm_plugin.resolver"

@@ -68,7 +68,7 @@ def test_service_is_traced_only_when_asked(start: ModuleType, started: list[str]
     started.clear()
     start.os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://collector:4318"
     start.main(["service", "serve"])
-    assert started == ["opentelemetry-instrument", "genadapter", "serve"]
+    assert started == ["python", str(START.with_name("traced.py")), "serve"]
     assert start.os.environ["OTEL_METRICS_EXPORTER"] == "none"
 
 
