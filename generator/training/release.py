@@ -11,6 +11,8 @@ import torch
 from generator.checkpoint import load_network, save_checkpoint
 
 RECORD_FILE = "training.json"
+# In a run that went on from another one's checkpoint: that one's record.
+CONTINUED_FILE = "continued_from.json"
 
 
 def release(run: Path, out: Path, results: dict[str, Any] | None = None) -> None:
@@ -27,4 +29,6 @@ def release(run: Path, out: Path, results: dict[str, Any] | None = None) -> None
         "held_out_while_training": [entry for entry in log if "held_out" in entry],
         "results": results,
     }
+    if (run / CONTINUED_FILE).exists():
+        record["continued_from"] = json.loads((run / CONTINUED_FILE).read_text())
     (out / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")

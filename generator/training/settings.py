@@ -26,7 +26,7 @@ class GeneratorSettings:
     strategy: str = "concat"
     window: int = 1024
     prefix_ids: tuple[int, ...] = ()
-    initialization: str = "random"  # or "associative"
+    initialization: str = "random"  # "associative", or another run's checkpoint: a folder or a shipped name
 
     def to_config(self, base: Any, base_fingerprint: str) -> GeneratorConfig:
         """The network's configuration for this base model. Raises `ConfigError` when a layer has no such module."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from generator.base_model import fingerprint_base, resolve_base_model
-from generator.checkpoint import load_network, save_checkpoint
+from generator.checkpoint import load_network, resolve_checkpoint, save_checkpoint
 from generator.config import ConfigError
 from generator.encode import Encoder, expand_factors
 from generator.evaluation.items import Text
@@ -27,6 +29,7 @@ from generator.training.frozen import FrozenModel
 from generator.training.journal import Journal
 from generator.training.objectives import Prompts
 from generator.training.parallel import Workers
+from generator.training.release import CONTINUED_FILE, RECORD_FILE
 from generator.training.settings import TrainingSettings
 from generator.training.step import Step
 
@@ -89,10 +92,23 @@ class Trainer:
     def _network(self, base_fingerprint: str) -> GeneratorNetwork:
         wanted = self.settings.generator
         network = GeneratorNetwork(wanted.to_config(self.base, base_fingerprint)).to(self.device)
-        if wanted.initialization == "associative" and not (self.folder / "state.pt").exists():
+        if (self.folder / "state.pt").exists() or wanted.initialization == "random":
+            return network
+        if wanted.initialization == "associative":
             sample = random.Random(1).sample([p for ps in self.mixture.sources.values() for p in ps], _START_PASSAGES)
             associative.initialize(network, self.base, [p.ids for p in sample])
+        else:
+            self._go_on_from(resolve_checkpoint(wanted.initialization), network)
         return network
+
+    def _go_on_from(self, start: Path, network: GeneratorNetwork) -> None:
+        """Another run's weights. What made them is kept beside this run's own settings."""
+        before = load_network(start)
+        if replace(before.config, base_model=network.config.base_model) != network.config:
+            raise ConfigError(f"initialization: {start} has another configuration than [generator] says")
+        network.load_state_dict(before.state_dict())
+        if self.workers.first and (start / RECORD_FILE).is_file():
+            shutil.copy(start / RECORD_FILE, self.folder / CONTINUED_FILE)
 
     def _optimizer(self) -> torch.optim.AdamW:
         settings = self.settings.optimizer

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from generator import load_generator
 from generator.config import ConfigError
+from generator.training.release import release
 from generator.training.settings import (
     DataSettings,
     GeneratorSettings,
@@ -78,15 +79,25 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(settings: TrainingSetti
     saved = json.loads((tmp_path / "cut" / "settings.json").read_text())
     assert saved["data_fingerprints"].keys() == {"qa-squad"}
     records = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        4,
-    ]  # measured before the first step and after the last
+    # Measured before the first step and after the last.
+    assert [record["step"] for record in records] == [0, 1, 2, 3, 4, 4]
     assert "knowledge_recovered" in records[-1]["held_out"]
+
+
+def test_a_run_goes_on_from_another_ones_release(settings: TrainingSettings, tmp_path: Path) -> None:
+    first = Trainer(replace(settings, optimizer=replace(settings.optimizer, steps=2)), tmp_path / "first")
+    first.train()
+    release(tmp_path / "first", tmp_path / "given")
+    start = replace(settings.generator, initialization=str(tmp_path / "given"))
+    second = Trainer(replace(settings, generator=start), tmp_path / "second")
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        torch.testing.assert_close(one.half().float(), other, rtol=0, atol=0)
+    second.train()
+    release(tmp_path / "second", tmp_path / "given again")
+    record = json.loads((tmp_path / "given again" / "training.json").read_text())
+    assert (record["steps"], record["continued_from"]["steps"]) == (4, 2)
+    with pytest.raises(ConfigError, match="initialization"):
+        Trainer(replace(settings, generator=replace(start, alpha=7.0)), tmp_path / "third")
 
 
 def test_an_unknown_precision_is_named(settings: TrainingSettings, tmp_path: Path) -> None:
