@@ -23,6 +23,8 @@ GIB = 1 << 30
 ENGINE_GIB = 4.0
 LEAST_DISK_GIB = 1.0
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+CPU_FLAGS = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 class Problem(Exception):
@@ -41,7 +43,10 @@ def accelerator(settings: Settings) -> str:
                 "to use it, install genadapter[gpu] in place of [cpu] and set GENADAPTER_DEVICE=cuda",
                 grave=False,
             )
-        return f"none asked for; {len(os.sched_getaffinity(0))} CPU cores"
+        cores = f"none asked for; {len(os.sched_getaffinity(0))} CPU cores"
+        if settings.dtype == "bfloat16" or not BFLOAT16_FLAGS & set(CPU_FLAGS.read_text().split()):
+            return cores
+        return f"{cores} with bfloat16 instructions: GENADAPTER_DTYPE=bfloat16 reads documents in less than half of the time"
     import torch
 
     if not torch.cuda.is_available():

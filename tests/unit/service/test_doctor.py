@@ -36,6 +36,18 @@ def test_settings_that_make_no_sense_are_told(monkeypatch: pytest.MonkeyPatch) -
     assert "->" in result.stdout.splitlines()[1]
 
 
+def test_a_quicker_precision_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checks, "NVIDIA_DRIVER", tmp_path / "none")
+    monkeypatch.setattr(checks, "CPU_FLAGS", tmp_path / "cpuinfo")
+    for flags, dtype, named in (
+        ("sse2 avx512_bf16", "auto", True),
+        ("sse2 amx_bf16", "bfloat16", False),
+        ("sse2", "auto", False),
+    ):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+        assert ("GENADAPTER_DTYPE" in checks.accelerator(settings(dtype=dtype))) == named
+
+
 @pytest.mark.parametrize(
     ("check", "values", "advice"),
     [
