@@ -71,7 +71,7 @@ def show_adapter(adapter_id: IdArgument, url: UrlOption = DEFAULT_URL, as_json: 
 
 @app.command("delete")
 def delete_adapters(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", autocompletion=complete_id)] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", autocompletion=complete_id)] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of yours.")] = False,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
@@ -100,7 +100,9 @@ def delete_adapters(
 @app.command("export")
 def export_adapter(
     adapter_id: IdArgument,
-    folder: Annotated[Path | None, typer.Argument(help="Where to; a folder named like the id by default.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="Where to; a folder named like the id by default.")
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:

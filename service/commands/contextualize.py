@@ -19,7 +19,8 @@ STDIN_NAME = "stdin.txt"
 
 def contextualize(
     files: Annotated[
-        list[str], typer.Argument(help="Files (.txt .md .html .pdf .docx); - reads text from standard input.")
+        list[str],
+        typer.Argument(metavar="FILE", help="Files (.txt .md .html .pdf .docx); - reads text from standard input."),
     ],
     url: UrlOption = DEFAULT_URL,
     append: Annotated[

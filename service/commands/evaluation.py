@@ -75,7 +75,7 @@ def quality(
 
 @evaluation.command(name="all")
 def run_all(
-    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks to run; all by default.")] = None,
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Tasks to run; all by default.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, gone on with if it is there; runs/evaluation-CHECKPOINT.")
     ] = None,

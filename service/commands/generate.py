@@ -32,7 +32,7 @@ TemperatureOption = Annotated[float | None, typer.Option(help="0: the likeliest 
 
 def generate(
     adapter_id: AdapterArgument,
-    prompt: Annotated[str, typer.Argument(help="The question.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The question.")],
     url: UrlOption = DEFAULT_URL,
     max_tokens: MaxTokensOption = 256,
     temperature: TemperatureOption = None,

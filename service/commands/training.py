@@ -14,7 +14,10 @@ from service.commands.client import EXIT_USAGE, JsonOption, Output
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="The run's configuration, a TOML file.", exists=True, dir_okay=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG", help="The run's configuration, a TOML file.", exists=True, dir_okay=False),
+    ],
     folder: Annotated[Path | None, typer.Option(help="Where the run is kept: runs/NAME by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +85,9 @@ def import_checkpoint(
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks to run. All by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Benchmarks to run. All by default.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="A running service; one is started otherwise.")] = None,
     engine_url: Annotated[str | None, typer.Option(help="The engine behind --url.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Sizes for a GPU.")] = False,
