@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import random
 import time
 import zipfile
 import zlib
@@ -141,6 +142,24 @@ def test_a_good_service_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tally.is_clean, tally.examples
     assert tally.requests > 50
     assert tally.compared > 10
+
+
+def test_what_a_soak_compares_is_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.chaos.load.PAUSE_S", (0.0, 0.0))
+
+    async def use() -> None:
+        pretender = Pretender()
+        clients = {tenant: pretender.client(tenant) for tenant in ("acme", "beta")}
+        documents = all_documents()
+        load = Load(clients, documents, await record(clients, documents))
+        for document in documents[::2]:  # parents and children among them
+            await load.delete(document, random.Random(0))
+        await load.complete()
+        assert {document.id for document in documents} <= pretender.made.keys()
+        assert {document.state for document in documents} == {"there"}
+        assert load.tally.is_clean, load.tally.examples
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize(
