@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.commands.serve import _listen
+from service.commands.serve import Stages, _listen
 from service.settings import Settings
 
 # A pass of the generator that is still running when everything else has ended.
@@ -65,3 +65,13 @@ def test_what_keeps_it_from_starting_is_said_at_once(tmp_path: Path, monkeypatch
             assert (for_people.exit_code, for_programs.exit_code) == (2, 2), for_people.output
             assert words in for_people.stderr.splitlines()[-1]
             assert words in json.loads(for_programs.stdout)["error"]["message"]
+
+
+def test_readiness_is_told_to_people_and_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    settings, url = Settings(_env_file=None), "http://127.0.0.1:8123"
+    Stages().all_is_ready(url, settings)
+    assert f"curl -s {url}/contextualize -F file=@README.md" in capsys.readouterr().out
+    Stages(as_json=True).all_is_ready(url, settings)
+    told = capsys.readouterr()
+    assert json.loads(told.out)["url"] == url
+    assert f"ready on {url}" in told.err
