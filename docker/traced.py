@@ -9,7 +9,7 @@ from opentelemetry.instrumentation.auto_instrumentation import initialize
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 os.environ["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "fastapi"  # done by hand below
-initialize()
+initialize(swallow_exceptions=False)  # a collector that is set up wrongly stops the start
 FastAPIInstrumentor().instrument(exclude_spans=["receive", "send"])
 
 # Only now: what is imported from here on is instrumented.

@@ -31,7 +31,7 @@ cd "$root"
 if [ "$image" = service ]; then
     "$root/venv/bin/genadapter" --help >/dev/null
     "$root/venv/bin/python" -c "import service.app, generator.generator, transformers, pypdfium2, docx, lxml"
-    "$root/venv/bin/python" "$OLDPWD/docker/traced.py" --help >/dev/null
+    PATH="$root/venv/bin:$PATH" OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:9 python "$OLDPWD/docker/start.py" service --help >/dev/null
     if "$root/venv/bin/python" -c "import vllm" 2>/dev/null; then echo "vllm has no place in the service image" >&2; exit 1; fi
 else
     "$root/venv/bin/python" -c "import vllm.engine.arg_utils, service.children, service.vllm_plugin.resolver"
