@@ -22,6 +22,7 @@ import httpx
 
 from bench.common import Benchmark, Profile, main, median, shipped_config
 from bench.load import ask, contextualize, document, question
+from bench.memory import resident_bytes
 from bench.stack import Stack, started
 from service.records import AdapterRecord
 from service.store import Store
@@ -135,7 +136,7 @@ def tree_resident_bytes(pid: int) -> int:
     while waiting:
         current = Path("/proc") / str(waiting.pop())
         try:
-            total += int((current / "status").read_text().split("VmRSS:")[1].split()[0]) * 1024
+            total += resident_bytes(current.name)
             for task in (current / "task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
         except (OSError, IndexError):

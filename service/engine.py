@@ -70,19 +70,24 @@ class EngineClient:
     async def health(self) -> str | None:
         """None when the engine can serve, else why not, in words."""
         try:
-            async with self._http.get(f"{self.base_url}/health", timeout=HEALTH_TIMEOUT) as response:
-                return None if response.ok else f"answers with status {response.status}"
+            async with self._look("/health") as response:
+                return None if response.status == HTTPStatus.OK else f"answers with status {response.status}"
         except (aiohttp.ClientError, TimeoutError):
             return "does not answer"
 
     async def model_names(self) -> list[str]:
         """Names of the base models that the engine serves. Raises EngineUnavailable."""
         try:
-            async with self._http.get(f"{self.base_url}/v1/models", timeout=HEALTH_TIMEOUT) as response:
-                response.raise_for_status()
+            async with self._look("/v1/models") as response:
+                if response.status != HTTPStatus.OK:
+                    raise ValueError(response.status)
                 return [item["id"] for item in (await response.json())["data"] if not item.get("parent")]
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise EngineUnavailable("the engine's models cannot be listed") from error
+
+    def _look(self, path: str) -> Any:
+        """A short GET. Redirects are followed nowhere: what answers must be the engine itself."""
+        return self._http.get(self.base_url + path, timeout=HEALTH_TIMEOUT, allow_redirects=False)
 
     @contextlib.asynccontextmanager
     async def open(
