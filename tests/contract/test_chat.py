@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 import time
@@ -59,25 +60,33 @@ def test_on_a_terminal_a_refusal_ends_the_question_and_not_the_conversation(serv
     command = [*CLI, "chat", made]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
-    shown = b""
+    terminal = Terminal(ours)
     try:
-        for question, answer in ((b"explode\n", b"genadapter: "), (b"hello\n", "Hello wörld".encode())):
-            shown = _until(ours, b"> ")
-            os.write(ours, question)
-            shown = _until(ours, answer)
-        os.write(ours, b"/quit\n")
-        assert process.wait(20) == 0, shown
+        for question, answer in (("explode", "genadapter: "), ("hello", "Hello wörld"), ("/quit", None)):
+            terminal.until("> ")
+            os.write(ours, f"{question}\n".encode())
+            if answer:
+                terminal.until(answer)
+        assert process.wait(20) == 0, terminal.shown
     finally:
         process.kill()
+        process.wait()
         os.close(ours)
 
 
-def _until(descriptor: int, wanted: bytes) -> bytes:
-    deadline, shown = time.monotonic() + 30, b""
-    while wanted not in shown:
-        assert time.monotonic() < deadline, shown
-        shown += os.read(descriptor, 4096)
-    return shown
+class Terminal:
+    """What a program shows, read up to some words; what came after them in the same read is kept for the next call."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.shown = descriptor, b""
+
+    def until(self, words: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while words.encode() not in self.shown:
+            ready, _, _ = select.select([self.descriptor], [], [], max(0, deadline - time.monotonic()))
+            assert ready, self.shown
+            self.shown += os.read(self.descriptor, 4096)
+        self.shown = self.shown.partition(words.encode())[2]
 
 
 def test_a_long_past_is_dropped_by_its_length() -> None:
