@@ -35,7 +35,7 @@ class ServerThread:
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.server.started:
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.01)
@@ -93,7 +93,7 @@ def start_service(
         server = ServerThread(app)
         client = httpx.Client(base_url=server.url, timeout=30)
         started.append((server, client))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "loading" in client.get("/readyz").text and time.monotonic() < deadline:
             time.sleep(0.02)
         return Service(client, server.url, backend, engine, app)

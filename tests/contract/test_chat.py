@@ -67,7 +67,7 @@ def test_on_a_terminal_a_refusal_ends_the_question_and_not_the_conversation(serv
             os.write(ours, f"{question}\n".encode())
             if answer:
                 terminal.until(answer)
-        assert process.wait(20) == 0, terminal.shown
+        assert process.wait(60) == 0, terminal.shown
     finally:
         process.kill()
         process.wait()

@@ -233,7 +233,7 @@ def test_a_full_queue_answers_busy(start_service: StartService) -> None:
     assert not any(2 in batch for batch in service.backend.batches[1:2])
 
 
-def _until(condition: Any, seconds: float = 5) -> None:
+def _until(condition: Any, seconds: float = 60) -> None:
     import time
 
     end = time.monotonic() + seconds

@@ -253,12 +253,12 @@ def test_away_slow_and_back(valkey: ValkeyServer) -> None:
         await store.publish(record(), PAYLOAD)
         await redis.client_kill_filter(skipme=True)
         assert await store.get(adapter_id(1)) is not None, "a cut connection is made anew"
-        await redis.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+        await redis.execute_command("CLIENT", "PAUSE", "2500", "ALL")
         begin = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await store.get(adapter_id(1))
-        assert time.monotonic() - begin < 1.4, "a slow server is given up at the timeout, without another try"
-        await asyncio.sleep(1)
+        assert time.monotonic() - begin < 1.9, "a slow server is given up at the timeout, without another try"
+        await asyncio.sleep(2)
         assert await store.get(adapter_id(1)) is not None
         away = await Store.open("redis://127.0.0.1:1", timeout_s=0.5)
         with pytest.raises(StoreUnavailable):
@@ -270,14 +270,14 @@ def test_away_slow_and_back(valkey: ValkeyServer) -> None:
 
 def test_a_state_has_a_life_and_a_size_of_its_own(valkey: ValkeyServer) -> None:
     async def use(store: Store, redis: Any) -> None:
-        soon = time.time() + 0.3
+        soon = time.time() + 2
         made = record(state_bytes=1000, state_expires_at=soon)
         await store.publish(made, PAYLOAD, state=b"s" * 1000)
         assert await store.state(made.id) == b"s" * 1000
         usage = await store.usage("acme")
         assert (usage.adapters, usage.bytes) == (1, len(PAYLOAD) + 1000)
         assert (await store.list("acme", 9)).records == [made]  # type: ignore[union-attr]
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(2.1)
         assert await store.state(made.id) is None
         usage = await store.usage("acme")
         assert (usage.adapters, usage.bytes) == (1, len(PAYLOAD))
