@@ -44,7 +44,7 @@ FLAGS = [
     "--disable-component-update",
     "--hide-scrollbars",
 ]
-WAIT_S = 30
+WAIT_S = 60
 PHONE = 360
 ATTACK = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
