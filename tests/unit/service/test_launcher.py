@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service.launcher import ChildFailed, ChildSpec, Supervisor
+from service.launcher import KEEPER, ChildFailed, ChildSpec, Supervisor
 
 # Writes its own process id and that of a grandchild, then sleeps.
 WITH_GRANDCHILD = """
@@ -109,3 +109,33 @@ asyncio.run(run())
         process.send_signal(signal.SIGKILL)
         process.wait()
     wait_for(lambda: all(gone(int(pid)) for pid in pids.read_text().split()))
+
+
+def family_of_a_killed_keeper(pids: Path, code: str, guard_too: bool = False) -> tuple[list[int], list[int]]:
+    """Child and grandchild; and the keeper's own children, its guard among them. The keeper has been killed."""
+    command = [sys.executable, str(KEEPER), "600", sys.executable, "-c", code, str(pids)]
+    keeper = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        kept = [int(pid) for pid in pids.read_text().split()]
+        own = [int(pid) for pid in Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()]
+        for pid in set(own) - set(kept) if guard_too else ():
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        keeper.kill()
+        keeper.communicate()
+    return kept, own
+
+
+def test_everything_ends_at_once_when_the_keeper_is_killed(tmp_path):
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WITH_GRANDCHILD
+    kept, own = family_of_a_killed_keeper(tmp_path / "pids", stubborn)
+    wait_for(lambda: all(gone(pid) for pid in kept + own))
+
+
+def test_the_child_ends_even_when_the_guard_is_killed_too(tmp_path):
+    (child, grandchild), _ = family_of_a_killed_keeper(tmp_path / "pids", WITH_GRANDCHILD, guard_too=True)
+    try:
+        wait_for(lambda: gone(child))
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
