@@ -26,6 +26,7 @@ from service.creation import Creator
 from service.documents import DocumentParser
 from service.engine import EngineClient
 from service.errors import (
+    AdapterDamaged,
     AdapterNotFound,
     GenadapterError,
     LimitReached,
@@ -170,6 +171,7 @@ def _open_parser(settings: Settings, metrics: Metrics) -> DocumentParser:
         workers=settings.parse_workers,
         timeout_s=settings.parse_timeout.total_seconds(),
         memory_bytes=int(settings.parse_memory_bytes),
+        unpacked_bytes=int(settings.max_unpacked_bytes),
         observe=lambda kind, outcome: metrics.documents_parsed.labels(kind, outcome).inc(),
     )
 
@@ -179,6 +181,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         raise error
     if error.status >= 500:
         logger.warning("request %s: %s: %s", request.state.request_id, error.code, error)
+    if isinstance(error, AdapterDamaged):
+        request.app.state.services.metrics.adapters.labels("damaged").inc()
     _audit_refusal(request, error)
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
 

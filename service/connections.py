@@ -35,7 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._expect_head()
         if len(self.connections) > self.max_connections:
-            self._refuse(Busy("Too many connections are open: try again shortly.", retry_after_s=1))
+            self._refuse(Busy("Too many connections are open: try again shortly."))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

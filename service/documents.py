@@ -96,12 +96,18 @@ class DocumentParser:
     """Parses uploads; at most `workers` children at once."""
 
     def __init__(
-        self, *, workers: int, timeout_s: float, memory_bytes: int, observe: Observer = lambda kind, outcome: None
+        self,
+        *,
+        workers: int,
+        timeout_s: float,
+        memory_bytes: int,
+        unpacked_bytes: int,
+        observe: Observer = lambda kind, outcome: None,
     ) -> None:
         self._slots = asyncio.Semaphore(workers)
         self._waiting = 0
         self._timeout_s = timeout_s
-        self._memory_bytes = memory_bytes
+        self._limits = (str(memory_bytes), str(int(timeout_s) + 1), str(unpacked_bytes))
         self._observe = observe
 
     async def parse(self, name: str, data: bytes) -> Document:
@@ -169,14 +175,13 @@ class DocumentParser:
         )
 
     async def _start_child(self, kind: str) -> asyncio.subprocess.Process:
-        limits = (str(self._memory_bytes), str(int(self._timeout_s) + 1))
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # no module from the working folder
             "-m",
             "service.parse_document",
             kind,
-            *limits,
+            *self._limits,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from service.errors import (
+    AdapterDamaged,
     AdapterMismatch,
     AdapterNotFound,
     BadRequest,
@@ -99,7 +100,7 @@ class EngineClient:
         Raises what the contract knows: BadRequest, AdapterNotFound, Busy, EngineUnavailable, DeadlinePassed, ...
         """
         if self._in_flight >= self._max_in_flight:
-            raise Busy(retry_after_s=1)
+            raise Busy
         self._in_flight += 1
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -180,6 +181,8 @@ def upstream_error(status: int, error: dict[str, Any], adapter_id: str | None) -
         return AdapterMismatch()
     if status == 400 and adapter_id is not None and NOT_LOADED in message:
         return EngineUnavailable("the adapter was not loaded")
+    if status == AdapterDamaged.status and message == AdapterDamaged.public:  # our plugin's words
+        return AdapterDamaged(adapter_id)
     answers = {400: BadRequest, 413: TooLarge, 422: Unprocessable, 429: Busy}
     if status in answers and message:
         return answers[status](message, param=param)

@@ -34,13 +34,15 @@ class GenadapterError(Exception):
     type = "server_error"
     code = "internal_error"
     public = "Something went wrong here. Try again; if it stays, tell the operator the x-request-id."
+    # Of an error that waiting may cure, where its raise does not know better.
+    default_retry_after_s: float | None = None
 
     def __init__(
         self, message: str | None = None, *, param: str | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message or self.public)
         self.param = param
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s or self.default_retry_after_s
 
     @property
     def shown(self) -> str:
@@ -136,6 +138,7 @@ class Unprocessable(RequestError):
 class Busy(RequestError):
     status, type, code = 429, "rate_limit_error", "busy"
     public = "Too much is waiting already: try again a little later."
+    default_retry_after_s = 1.0
 
 
 class LimitReached(Busy):
@@ -160,11 +163,6 @@ class Unavailable(ServerFault):
     status, type, code = 503, "service_unavailable_error", "unavailable"
     public = "A part of the service is down: try again shortly."
     default_retry_after_s = 2.0
-
-    def __init__(
-        self, message: str | None = None, *, param: str | None = None, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message, param=param, retry_after_s=retry_after_s or self.default_retry_after_s)
 
 
 class StoreUnavailable(Unavailable):

@@ -24,6 +24,7 @@ LONGEST_PAUSE_S = 30.0
 # A child that was ready for this long has recovered: its next pause is the first one again.
 RECOVERED_S = 60.0
 READY_POLL_S = 0.2
+HANG_POLL_S = 5.0
 EXIT_POLL_S = 0.05
 # What a child said last may still be in the pipe when it has ended.
 LAST_LINES_S = 1.0
@@ -44,13 +45,15 @@ class ChildFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """What to start. `is_ready` is asked again and again while the child starts; an OSError means not yet."""
+    """What to start. `is_ready` is asked again and again while the child starts, and now and then afterwards; an OSError
+    means no. A child that was ready and says no for `hang_s` is ended, and started again."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     is_ready: Callable[[], Awaitable[bool]]
     grace_s: float = 10.0
+    hang_s: float = 120.0
     kept_descriptors: tuple[int, ...] = ()
     on_stop: Callable[[], None] = field(default=lambda: None)
 
@@ -133,25 +136,38 @@ class Child:
             start_new_session=True,
         )
         watch = asyncio.create_task(self._watch_ready())
+        hang = asyncio.create_task(self._watch_hang(process))
         relay = asyncio.create_task(self._relay(process))
         try:
             self.last_exit = await _exit_code(process)
             await asyncio.wait({relay}, timeout=LAST_LINES_S)
             return watch.result() if watch.done() and not watch.cancelled() else None
         finally:
-            watch.cancel()
-            relay.cancel()
+            for task in (watch, hang, relay):
+                task.cancel()
             self._ready.clear()
 
     async def _watch_ready(self) -> float:
-        while True:
-            with contextlib.suppress(OSError):
-                if await self.spec.is_ready():
-                    break
+        while not await self._answers():  # noqa: ASYNC110  # another process's answer is no event
             await asyncio.sleep(READY_POLL_S)
         self.state = "ready"
         self._ready.set()
         return time.monotonic()
+
+    async def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return await self.spec.is_ready()
+        return False
+
+    async def _watch_hang(self, process: asyncio.subprocess.Process) -> None:
+        await self._ready.wait()
+        answered_s = time.monotonic()
+        while time.monotonic() - answered_s < self.spec.hang_s:
+            await asyncio.sleep(HANG_POLL_S)
+            if await self._answers():
+                answered_s = time.monotonic()
+        self._say(f"has not answered for {self.spec.hang_s:g} s: it is ended")
+        process.terminate()  # the keeper, which asks the child's group to end and then makes it
 
     async def _relay(self, process: asyncio.subprocess.Process) -> None:
         """Show the child's lines, prefixed. A progress bar's carriage returns end a line too; endless lines are cut."""

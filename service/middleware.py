@@ -26,7 +26,6 @@ DRAIN_BYTES = 256 * 1024**2
 DRAIN_S = 10.0
 # Those who look after the service are answered however busy it is.
 UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics"})
-BUSY_WAIT_S = 1.0
 
 
 def error_message(error: GenadapterError) -> list[Message]:
@@ -100,7 +99,7 @@ class RequestLimit:
             await self.app(scope, receive, send)
             return
         if self._running >= self.max_requests:
-            raise Busy(retry_after_s=BUSY_WAIT_S)
+            raise Busy
         self._running += 1
         try:
             await self.app(scope, receive, send)
@@ -139,7 +138,7 @@ class BodyLimit:
                     await _drain(receive)
                     raise self._too_large()
                 if self._held > self.max_held_bytes:
-                    raise Busy(retry_after_s=BUSY_WAIT_S)
+                    raise Busy
             return message
 
         try:

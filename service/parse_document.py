@@ -1,6 +1,6 @@
 """A PDF, Word or HTML file into text, in a process of its own that may die.
 
-    python -m service.parse_document KIND MEMORY_BYTES CPU_S
+    python -m service.parse_document KIND MEMORY_BYTES CPU_S UNPACKED_BYTES
 
 The file comes on standard input; a JSON object goes to standard output: `{"text": ...}`, or
 `{"error": ..., "message": ...}` with the error `unsupported` or `unreadable`.
@@ -17,14 +17,13 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from service.sandbox import confine, limit_resources
 
 # A book has some hundreds of pages; a PDF of a few kilobytes can claim millions.
 MAX_PAGES = 10_000
-# What a .docx may unpack to, and from how many parts: real ones stay far below, bombs claim gigabytes.
-MAX_UNPACKED_BYTES = 256 * 1024**2
 MAX_ZIP_ENTRIES = 10_000
 MAX_TABLE_DEPTH = 8
 # Far more than any token limit lets through; bounds what the parent reads.
@@ -75,12 +74,13 @@ def _pdf_pages(document: Any) -> Iterator[str]:
             raise Unreadable(f"page {index + 1} of the PDF is broken") from error
 
 
-def docx_text(data: bytes) -> str:
+def docx_text(data: bytes, max_unpacked_bytes: int) -> str:
+    """A zip of XML: real ones stay far below what they may unpack to, bombs claim gigabytes."""
     import docx
 
     if not data.startswith(b"PK"):
         raise Unsupported("it does not look like a .docx file (an old .doc must be saved as .docx first)")
-    _check_zip(data)
+    _check_zip(data, max_unpacked_bytes)
     try:
         document = docx.Document(io.BytesIO(data))
     except Exception as error:  # python-docx lets KeyError, ValueError, lxml and zipfile errors through
@@ -88,7 +88,7 @@ def docx_text(data: bytes) -> str:
     return "\n\n".join(_limited(_docx_blocks(document.iter_inner_content(), 0)))
 
 
-def _check_zip(data: bytes) -> None:
+def _check_zip(data: bytes, max_unpacked_bytes: int) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -99,8 +99,8 @@ def _check_zip(data: bytes) -> None:
     if any(entry.flag_bits & 1 for entry in entries):
         raise Unreadable("the Word file is encrypted: remove its password first")
     # The unpacker stops at the size that an entry claims, so the claims bound what comes out.
-    if len(entries) > MAX_ZIP_ENTRIES or sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES:
-        raise Unreadable(f"the Word file unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+    if len(entries) > MAX_ZIP_ENTRIES or sum(entry.file_size for entry in entries) > max_unpacked_bytes:
+        raise Unreadable(f"the Word file unpacks to more than {max_unpacked_bytes} bytes")
 
 
 def _docx_blocks(blocks: Any, depth: int) -> Iterator[str]:
@@ -149,27 +149,27 @@ def _limited(parts: Iterator[str]) -> Iterator[str]:
         yield part
 
 
-PARSERS: dict[str, Callable[[bytes], str]] = {"pdf": pdf_text, "docx": docx_text, "html": html_text}
+def parsers(max_unpacked_bytes: int) -> dict[str, Callable[[bytes], str]]:
+    return {"pdf": pdf_text, "docx": partial(docx_text, max_unpacked_bytes=max_unpacked_bytes), "html": html_text}
+
+
 # Loaded before the doors close: shared libraries and what they look for at their start.
 LIBRARIES = {"pdf": ["pypdfium2"], "docx": ["docx"], "html": ["bs4", "lxml.etree", "lxml.html"], "check": []}
 
 
 def main() -> None:
-    kind, memory_bytes, cpu_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    kind, (memory_bytes, cpu_s, unpacked_bytes) = sys.argv[1], map(int, sys.argv[2:5])
     for name in LIBRARIES[kind]:
         importlib.import_module(name)
     limit_resources(memory_bytes, cpu_s)
     layers = confine()
-    sys.stdout.buffer.write(
-        json.dumps({"layers": layers} if kind == "check" else _result(kind), ensure_ascii=False).encode(
-            "utf-8", "replace"
-        )
-    )
+    result = {"layers": layers} if kind == "check" else _result(parsers(unpacked_bytes)[kind])
+    sys.stdout.buffer.write(json.dumps(result, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def _result(kind: str) -> dict[str, str]:
+def _result(parse: Callable[[bytes], str]) -> dict[str, str]:
     try:
-        return {"text": PARSERS[kind](sys.stdin.buffer.read())}
+        return {"text": parse(sys.stdin.buffer.read())}
     except Unsupported as error:
         return {"error": "unsupported", "message": str(error)}
     except (Unreadable, RecursionError) as error:

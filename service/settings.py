@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     parse_timeout: Duration = timedelta(seconds=30)
     parse_memory_bytes: ByteSize = Field(ByteSize(1024 * MIB), ge=256 * MIB)
     parse_workers: int = Field(2, ge=1, le=64)
+    max_unpacked_bytes: ByteSize = Field(ByteSize(256 * MIB), ge=MIB, description="Of a Word file, which is a zip")
     contextualize_deadline: Duration = timedelta(minutes=5)
     generate_deadline: Duration = timedelta(minutes=10)
     shutdown_grace: Duration = timedelta(seconds=30)

@@ -174,8 +174,7 @@ class Store:
         return None if data is None else AdapterRecord.from_json(data)
 
     async def payload(self, adapter_id: str) -> bytes | None:
-        """The compact weights, checked against the record. A damaged adapter is removed, so that it can be made
-        anew."""
+        """The compact weights, checked against the record. A damaged adapter is removed: it can be made anew then."""
         if not is_adapter_id(adapter_id):
             return None
         async with self._operation("payload"):
@@ -231,14 +230,16 @@ class Store:
 
     async def delete(self, adapter_id: str, tenant: str) -> dict[str, int] | None:
         """What was removed, by part (zeros: a reply was lost and the command sent again); None when the tenant had no such
-        adapter. An adapter that is half deleted answers no more."""
+        adapter. Once its parts are gone it is deleted, whatever becomes of the index, which heals itself."""
         record = await self.get(adapter_id)
         if record is None or record.tenant != tenant:
             return None
         async with self._operation("delete"):
             dropped = await self._redis.eval(DROP_PARTS, len(PARTS), *_keys(adapter_id))
-            removed = dict(zip(PARTS, map(int, dropped), strict=True))
-            removed["index"] = await self._index.drop(tenant, adapter_id)
+        removed = dict(zip(PARTS, map(int, dropped), strict=True)) | {"index": 0}
+        with contextlib.suppress(StoreUnavailable):
+            async with self._operation("delete"):
+                removed["index"] = await self._index.drop(tenant, adapter_id)
         return removed
 
     async def usage(self, tenant: str) -> Usage:
@@ -296,5 +297,4 @@ class Store:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 getattr(pipeline, command)(key)
-            results: Sequence[Any] = await pipeline.execute()
-            return results
+            return list(await pipeline.execute())

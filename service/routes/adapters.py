@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from service.errors import AdapterDamaged, AdapterMismatch, AdapterNotFound, BadRequest, NotFound, Unprocessable
+from service.errors import AdapterMismatch, AdapterNotFound, BadRequest, NotFound, Unprocessable
 from service.routes.documented import OF_ADAPTER, READS, error_responses
 from service.schemas import AdapterList, AdapterOut
 from service.services import CallerDep, ServicesDep, TenantDep
@@ -75,11 +75,7 @@ async def delete_adapter(adapter_id: str, services: ServicesDep, caller: CallerD
 async def download_peft(adapter_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
     """A LoRA that `peft.PeftModel.from_pretrained` loads onto the base model."""
     await services.resolver.adapter(adapter_id, tenant, "id")
-    try:
-        payload = await services.store.payload(adapter_id)
-    except AdapterDamaged:
-        services.metrics.adapters.labels("damaged").inc()
-        raise
+    payload = await services.store.payload(adapter_id)
     if payload is None:
         raise AdapterNotFound(param="id")
     expander = await services.expander()

@@ -7,9 +7,12 @@ lock, and clears away those whose owner is gone. Nothing here is worth keeping: 
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -24,6 +27,7 @@ CHECKSUM_FILE = "sha256"
 MIN_RAM_DISK_BYTES = 256 << 20
 # What an engine may use of a file system (a container's /dev/shm may have 64 MiB) when there is no more room than that.
 MAX_SHARE_OF_FREE = 0.5
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def default_cache_root() -> Path:
@@ -37,6 +41,11 @@ def default_cache_root() -> Path:
 
 class CacheFull(RuntimeError):
     """No room for one more adapter: all the others are in use."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed for want of room. safetensors passes the system's error on in words alone."""
+    return getattr(error, "errno", None) in NO_ROOM or any(f"(os error {number})" in str(error) for number in NO_ROOM)
 
 
 class AdapterFiles:
@@ -86,6 +95,19 @@ class AdapterFiles:
         if self._users[adapter_id] <= 0:
             del self._users[adapter_id]
 
+    async def bring(self, adapter_id: str, expand: Callable[[Path], Path]) -> Path:
+        """`expand`, run in a thread, writes a folder below the one it is given (`write_folder`). Somebody else may fill the
+        disk: what no request uses then makes room, and comes back at its next use. Raises `CacheFull` and what `expand` does."""
+        for unused in ([name for name in self._bytes if not self.in_use(name)], []):
+            try:
+                return self.add(adapter_id, await asyncio.to_thread(expand, self.folder))
+            except Exception as error:
+                if not is_full(error):
+                    raise
+            for name in unused:
+                self.remove(name)
+        raise CacheFull(f"the file system of {self.folder} is full")
+
     def add(self, adapter_id: str, scratch: Path) -> Path:
         """Take over a folder that `write_folder` wrote; drops others to stay below the bound. Raises `CacheFull`."""
         size = sum(file.stat().st_size for file in scratch.iterdir())
@@ -106,9 +128,9 @@ class AdapterFiles:
     def remove(self, adapter_id: str) -> None:
         self.total_bytes -= self._bytes.pop(adapter_id, 0)
         if self.path(adapter_id).exists():
-            # Out of sight first: a reader sees a whole folder or none.
-            grave = Path(tempfile.mkdtemp(prefix=".gone-", dir=self.folder))
-            self.path(adapter_id).rename(grave / adapter_id)
+            # Out of sight first: a reader sees a whole folder or none. No new folder: a full disk may have no room for it.
+            grave = self.folder / f".gone-{secrets.token_hex(8)}"
+            self.path(adapter_id).rename(grave)
             shutil.rmtree(grave, ignore_errors=True)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
@@ -101,13 +101,12 @@ class Frontend:
         if payload is None:
             return None
         try:
-            scratch = await asyncio.to_thread(_expand, self._source, payload, self.files.folder)
+            return await self.files.bring(adapter_id, partial(_expand, self._source, payload))
         except AdapterDamaged:
             # As the store does with bytes that are not those of the record: removed, so that it can be made anew.
             if record := await store.get(adapter_id):
                 await store.delete(adapter_id, record.tenant)
             raise
-        return self.files.add(adapter_id, scratch)
 
     async def _is_our_base(self, base_model: str) -> bool:
         """Whether the model that vLLM serves is the checkpoint's; found out once."""

@@ -124,6 +124,12 @@ class FakeEngine:
         if word == "unloadable":
             message = f"LoRA adapter '{body['model']}' was found but could not be loaded."
             return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": 400}}, 400)
+        if word == "crowded":
+            error = {"message": "Too many requests wait.", "type": "RateLimitError", "code": 429}
+            return JSONResponse({"error": error}, 429)
+        if word == "rotten":
+            error = {"message": AdapterDamaged.public, "type": "InternalServerError", "code": 500}
+            return JSONResponse({"error": error}, 500)
         if word == "explode":
             error = {"message": "EngineDeadError at /secret/path", "type": "InternalServerError", "code": 500}
             return JSONResponse({"error": error}, 500)

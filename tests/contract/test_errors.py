@@ -10,6 +10,7 @@ import pytest
 
 from tests.contract.conftest import Service, StartService
 from tests.contract.doubles import POISON
+from tests.hostile.words import packed, whole
 
 UNKNOWN = "ga-" + "0" * 32
 JSON = {"content-type": "application/json"}
@@ -117,6 +118,7 @@ def test_contextualize_refuses_bytes(service: Service, content: bytes, headers: 
         ({"messages": [turn("wizard", "a")]}, 400, "messages.0.role"),
         ({"prompt": "toolong text"}, 400, None),
         ({"prompt": "explode now"}, 503, None),
+        ({"prompt": "crowded engine"}, 429, None),
         ({"prompt": "midway there"}, 503, None),
         ({"prompt": "cutoff here"}, 503, None),
     ],
@@ -139,6 +141,7 @@ def test_generate_refuses(service: Service, body: Any, status: int, param: str |
         ({"model": "tiny-model", "prompt": ["a"] * 65}, 422, "prompt"),
         ({"model": "tiny-model", "prompt": "toolong text"}, 400, None),
         ({"model": "tiny-model", "prompt": "explode now"}, 503, None),
+        ({"model": "tiny-model", "prompt": "crowded engine"}, 429, None),
         ({"model": "tiny-model", "prompt": "explode now", "stream": True}, 503, None),
     ],
 )
@@ -198,13 +201,15 @@ def test_a_generator_that_fails_harms_its_own_document_alone(service: Service) -
 
 
 def test_limits_on_size(start_service: StartService) -> None:
-    small = start_service(max_document_tokens=10, max_body_bytes=4096, max_files=2)
+    small = start_service(max_document_tokens=10, max_body_bytes=64 << 10, max_files=2, max_unpacked_bytes=1 << 20)
     error = check(small.client.post("/contextualize", json={"text": "w " * 11}), 413)
     assert "11 tokens" in error["message"]
     assert "10" in error["message"]
     assert "about" in check(small.client.post("/contextualize", json={"text": "w " * 200}), 413)["message"]
-    check(small.client.post("/contextualize", json={"text": "x" * 5000}), 413)
-    check(small.client.post("/generate", content=iter([b"x" * 3000] * 3), headers=JSON), 413)
+    check(small.client.post("/contextualize", json={"text": "x" * (65 << 10)}), 413)
+    check(small.client.post("/generate", content=iter([b"x" * 30_000] * 3), headers=JSON), 413)
+    bomb = {"file": ("a.docx", packed(whole() | {"word/media/image.png": bytes(2 << 20)}))}
+    assert "1048576" in check(small.client.post("/contextualize", files=bomb), 422, "file")["message"]
     files = [("file", (f"{number}.txt", b"text")) for number in range(3)]
     check(small.client.post("/contextualize", files=files), 413, "file")
     assert small.client.post("/contextualize", files=files[:2]).status_code == 201

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import torch
 
+from service.errors import AdapterDamaged
 from service.launcher import Supervisor
 from tests.integration.reference import Reference
 from tests.integration.support import BASE_MODEL, TENANT, Engine, LoopThread, random_adapter, start_engine
@@ -107,7 +108,8 @@ def test_a_damaged_payload_fails_its_request_only(engine: Engine, expander, stor
     name = adapter_id(5)
     payload[-1000] ^= 1
     loop_thread.run(store.publish(record(name, bytes(payload), expander), bytes(payload)))
-    assert engine.complete(name, "Hello").status_code == 500
+    answer = engine.complete(name, "Hello")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (500, AdapterDamaged.public)
     assert engine.complete(BASE_MODEL, "Hello").status_code == 200
     assert engine.publish(5) == name
     assert engine.complete(name, "Hello").status_code == 200

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+import errno
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from service.vllm_plugin.files import (
     CHECKSUM_FILE,
@@ -55,6 +58,41 @@ def test_no_room_when_everything_is_in_use(files):
     with pytest.raises(CacheFull):
         add(files, "d")
     assert {path.name for path in files.folder.iterdir()} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_others_fill_is_made_room_on(tmp_path: Path, full: Exception) -> None:
+    files = AdapterFiles(tmp_path, max_bytes=100 * 1100)
+    room = 3 * len(WEIGHTS)
+
+    def expand(parent: Path) -> Path:
+        def write(folder: Path) -> None:
+            if sum(file.stat().st_size for file in parent.rglob(WEIGHTS_FILE)) + len(WEIGHTS) > room:
+                raise full
+            fill(folder)
+
+        return write_folder(parent, write)
+
+    def bring(name: str) -> Path:
+        return asyncio.run(files.bring(name, expand))
+
+    files.take("a")
+    for name in "abc":
+        bring(name)
+    assert bring("d").is_dir()
+    assert files.ids() == ["a", "d"], "what is in use stays"
+    room = 0
+    with pytest.raises(CacheFull):
+        bring("e")
+    assert {path.name for path in files.folder.iterdir()} == {"a"}
+    room = 2 * len(WEIGHTS)
+    assert bring("e").is_dir(), "it works again by itself"
 
 
 def test_damage_and_loss_are_noticed(files):

@@ -63,7 +63,9 @@ def zip_of(**files: bytes) -> bytes:
 
 def parse(name: str, data: bytes, timeout_s: float = 20) -> Document:
     async def run() -> Document:
-        return await DocumentParser(workers=1, timeout_s=timeout_s, memory_bytes=1 << 30).parse(name, data)
+        return await DocumentParser(workers=1, timeout_s=timeout_s, memory_bytes=1 << 30, unpacked_bytes=1 << 28).parse(
+            name, data
+        )
 
     return asyncio.run(run())
 

