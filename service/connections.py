@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import secrets
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import BadRequest, Busy, GenadapterError
+from service.settings import Settings
 
 # Of a request's line and headers. What comes in one read beyond it is still taken: 256 KiB at most.
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_S = 20.0
 # A connection that asks for nothing costs little, but a descriptor: so many for each request that may run.
 CONNECTIONS_PER_REQUEST = 2
+# An uploaded file that is longer lies on the disk (starlette's form parser).
+SPOOLED_BYTES = 1 << 20
+# Descriptors of the interpreter, its libraries, the event loop, logs, parsers' pipes.
+SPARE_FILES = 128
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -83,10 +89,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded_protocol(max_requests: int) -> type[BoundedProtocol]:
-    """For uvicorn's `http`, which takes a class."""
+def bounded_protocol(most: int) -> type[BoundedProtocol]:
+    """For uvicorn's `http`, which takes a class; `most`: connections at once."""
 
     class Protocol(BoundedProtocol):
-        max_connections = CONNECTIONS_PER_REQUEST * max_requests
+        max_connections = most
 
     return Protocol
+
+
+def most_connections(settings: Settings) -> int:
+    """Of clients, at once. Raises this process's limit of open files for them, as far as the system lets it; where that is
+    not enough, fewer are taken, so that the store, the engine and the parsers can still be reached when all are open."""
+    wanted = CONNECTIONS_PER_REQUEST * settings.max_requests
+    own = (
+        settings.redis_connections + settings.max_in_flight + settings.max_buffered_bytes // SPOOLED_BYTES + SPARE_FILES
+    )
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < wanted + own:
+        limit = wanted + own if hard == resource.RLIM_INFINITY else min(wanted + own, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return wanted if limit == resource.RLIM_INFINITY else min(wanted, max(limit - own, limit // 4))

@@ -95,12 +95,12 @@ async def _serve(settings: Settings, stages: Stages) -> int:
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for each wrong byte of a caller's
     for name in unknown_variables():
         stages.say(f"warning: {name} is no setting of this service, and is ignored")
     _look_around(settings, stages)
     await asyncio.to_thread(_check, settings)
-    if not settings.is_loopback and settings.api_keys_file is None:
-        stages.say("warning: other machines can use this service without a key, and see and use every adapter")
+    _tell_access(settings, stages)
     stopping = _stop_signals()
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings))
@@ -113,6 +113,14 @@ async def _serve(settings: Settings, stages: Stages) -> int:
             return EXIT_FAILED
         finally:
             stages.say("stopping")
+
+
+def _tell_access(settings: Settings, stages: Stages) -> None:
+    """Whom the service is open to, where there are no keys."""
+    if settings.api_keys_file is None and settings.is_loopback:
+        stages.say("no API keys (GENADAPTER_API_KEYS_FILE): only this machine can use the service")
+    elif settings.api_keys_file is None:
+        stages.say("warning: other machines can use this service without a key, and see and use every adapter")
 
 
 def _look_around(settings: Settings, stages: Stages) -> None:
@@ -198,12 +206,12 @@ async def _run(
     import uvicorn
 
     from service.app import create_app
-    from service.connections import bounded_protocol
+    from service.connections import bounded_protocol, most_connections
 
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(settings.max_requests),
+        http=bounded_protocol(most_connections(settings)),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -28,6 +28,8 @@ MAX_PROMPTS = 64
 DROPPED_FIELDS = ("request_id",)
 # Name hosts that the engine would talk to, or hand it tensors to unpack.
 REFUSED_FIELDS = ("kv_transfer_params", "ec_transfer_params", "prompt_embeds")
+# Of a message's content. What else there is names addresses to fetch from, or carries files to unpack.
+TEXT_PARTS = frozenset({"text", "refusal", "thinking"})
 CHAT_EXAMPLE = {"model": EXAMPLE_ID, "messages": [{"role": "user", "content": "Where is my boat?"}], "max_tokens": 64}
 PROMPT_EXAMPLE = {"model": EXAMPLE_ID, "prompt": "The boat is moored at", "max_tokens": 16}
 
@@ -130,6 +132,8 @@ def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
     for name in REFUSED_FIELDS:
         if body.get(name) is not None:
             raise BadRequest(f"The field '{name}' is not taken.", param=name)
+    if not _is_text(body.get("messages")):
+        raise BadRequest("messages: only text is taken.", param="messages")
     if not isinstance(body.get("stream") or False, bool):
         raise BadRequest("stream: true or false is needed.", param="stream")
     _check_range(body, "n", 1, MAX_CHOICES)
@@ -139,6 +143,16 @@ def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) > MAX_PROMPTS and not isinstance(prompt[0], int):
         raise Unprocessable(f"prompt: at most {MAX_PROMPTS} prompts are taken in one request.", param="prompt")
+
+
+def _is_text(messages: object) -> bool:
+    """Whether no message brings anything else; its form is the engine's to judge."""
+    contents = [message.get("content") for message in _dicts(messages)]
+    return all(str(part.get("type")) in TEXT_PARTS for content in contents for part in _dicts(content))
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _check_range(body: dict[str, Any], name: str, low: int, high: int) -> None:

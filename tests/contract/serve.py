@@ -27,7 +27,7 @@ async def serve(store_url: str, audit_log: Path) -> None:
     )
     backend = FakeBackend()
     loaders = Loaders(backend=lambda _: backend, identity=lambda _: IDENTITY, expander=lambda _: None)
-    config = uvicorn.Config(create_app(settings, loaders), port=0, log_level="error", http=bounded_protocol(32))
+    config = uvicorn.Config(create_app(settings, loaders), port=0, log_level="error", http=bounded_protocol(64))
     service = uvicorn.Server(config)
     service_task = asyncio.create_task(service.serve())
     print(await address(service), flush=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
 import httpx
@@ -86,6 +88,24 @@ def test_too_many_connections_are_refused(service: Service) -> None:
             connection.close()
     with httpx.Client(base_url=service.url, timeout=20) as client:
         assert client.get("/healthz").status_code == 200
+
+
+FITTED = """
+import resource, sys
+from service.connections import most_connections
+from service.settings import Settings
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[1])))
+print(most_connections(Settings(_env_file=None)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(("files", "most"), [(20_000, 4096), (4096, 2368), (512, 128)])
+def test_connections_leave_descriptors_for_the_rest(files: int, most: int) -> None:
+    """The usual limit of 1,024 open files is raised for them as far as it goes; beyond that they are fewer."""
+    done = subprocess.run([sys.executable, "-c", FITTED, str(files)], capture_output=True, text=True, check=True)
+    told, limit = map(int, done.stdout.split())
+    assert (told, limit) == (most, min(files, 5824))
 
 
 def test_requests_one_after_the_other_and_refused_bodies_pass(service: Service) -> None:

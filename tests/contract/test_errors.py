@@ -32,6 +32,9 @@ def check(response: Any, status: int, param: str | None = None) -> dict[str, Any
     return error
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}
+
+
 def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
@@ -139,6 +142,8 @@ def test_generate_refuses(service: Service, body: Any, status: int, param: str |
         ({"model": "tiny-model", "prompt": "a", "n": "2"}, 400, "n"),
         ({"model": "tiny-model", "prompt": "a", "max_tokens": 10**9}, 422, "max_tokens"),
         ({"model": "tiny-model", "prompt": ["a"] * 65}, 422, "prompt"),
+        ({"model": "tiny-model", "messages": [turn("user", [IMAGE])]}, 400, "messages"),
+        ({"model": "tiny-model", "messages": [turn("user", [{"image_url": "http://127.0.0.1/"}])]}, 400, "messages"),
         ({"model": "tiny-model", "prompt": "toolong text"}, 400, None),
         ({"model": "tiny-model", "prompt": "explode now"}, 503, None),
         ({"model": "tiny-model", "prompt": "crowded engine"}, 429, None),

@@ -29,6 +29,8 @@ CASES = int(os.environ.get("FUZZ_CASES", "12"))
 ANSWER_S = 30.0
 # What the process may gain while thousands of requests pass: arenas and caches fill, nothing adds up.
 GROWTH_BYTES = 64 << 20
+# Connections to the store and to the client come as requests run at once, and stay.
+GROWTH_HANDLES = 16
 WARM_UP_CASES = 300
 # Beyond what an operation names: no such path (a path parameter may hold a slash), and no such method.
 ALWAYS = {404, 405}
@@ -42,7 +44,7 @@ class Process:
     url: str
     process: subprocess.Popen[str]
     statuses: Counter[int] = field(default_factory=Counter)
-    warm_bytes: int = 0
+    warm: tuple[int, int, int] = (0, 0, 0)
 
     def adapter(self) -> str:
         """The id of an adapter that is there."""
@@ -50,9 +52,11 @@ class Process:
         name: str = made.json()["id"]
         return name
 
-    def resident_bytes(self) -> int:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+    def size(self) -> tuple[int, int, int]:
+        """Resident bytes, descriptors, threads."""
+        folder = Path(f"/proc/{self.process.pid}")
+        pages = int((folder / "statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE"), *(len(list((folder / name).iterdir())) for name in ("fd", "task"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def test_every_answer_is_in_the_description(case: Any, served: Process) -> None:
     response = case.call(base_url=served.url, timeout=ANSWER_S)
     served.statuses[response.status_code] += 1
     if sum(served.statuses.values()) == WARM_UP_CASES:
-        served.warm_bytes = served.resident_bytes()
+        served.warm = served.size()
     assert response.headers["x-request-id"]
     if response.status_code not in ALWAYS:
         case.validate_response(response, checks=CHECKS)
@@ -100,7 +104,10 @@ def test_the_process_is_as_it_was(served: Process) -> None:
     """After all of them: alive, no larger, and with answers of every class behind it."""
     assert served.process.poll() is None
     total = sum(served.statuses.values())
-    print(f"{total} requests: {dict(sorted(served.statuses.items()))}, {served.resident_bytes() >> 20} MiB")
+    print(f"{total} requests: {dict(sorted(served.statuses.items()))}")
     assert {200, 201, 400, 404, 422} <= set(served.statuses)
     if total > WARM_UP_CASES:
-        assert served.resident_bytes() - served.warm_bytes < GROWTH_BYTES
+        print(f"resident bytes, descriptors, threads: {served.warm} when warm, {served.size()} at the end")
+        growth = [now - warm for now, warm in zip(served.size(), served.warm, strict=True)]
+        assert growth[0] < GROWTH_BYTES
+        assert max(growth[1:]) < GROWTH_HANDLES

@@ -129,6 +129,42 @@ def test_another_tenant_sees_nothing(shared: Shared, operation: Operation) -> No
     assert shared.ask(("get", "/adapters/{adapter_id}"), "owner", shared.adapter).status_code == 200
 
 
+# What the OpenAPI does not name: every other method of every address.
+UNNAMED = sorted({(method, path) for _, path in operations() for method in METHODS} - set(operations()))
+
+
+@pytest.mark.parametrize("who", ["owner", "colleague", "other", "revoked", "nobody"])
+@pytest.mark.parametrize("operation", UNNAMED, ids=" ".join)
+def test_no_other_method_tells_anything(shared: Shared, operation: Operation, who: str) -> None:
+    method, path = operation
+    headers = {"Authorization": f"Bearer {shared.keys[who]}"} if who in shared.keys else {}
+    answers = [
+        shared.service.client.request(method.upper(), path.replace("{adapter_id}", name), headers=headers)
+        for name in (shared.adapter, UNKNOWN)
+    ]
+    assert answers[0].status_code == 405
+    assert facts(answers[0]) == facts(answers[1])
+
+
+def store_operations(service: Service) -> dict[str, float]:
+    lines = service.client.get("/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("genadapter_store_operation_seconds_count")]
+    return {name: float(count) for name, count in (line.rsplit(" ", 1) for line in counts)}
+
+
+@pytest.mark.parametrize("operation", [item for item in KEYED if names_adapter(item)], ids=" ".join)
+def test_a_foreign_id_takes_the_way_of_an_unknown_one(shared: Shared, operation: Operation) -> None:
+    """The same questions to the store, and so the same time."""
+    asked = []
+    for name in (shared.adapter, UNKNOWN):
+        before = store_operations(shared.service)
+        assert shared.ask(operation, "other", name).status_code == 404
+        after = store_operations(shared.service)
+        asked.append({key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)})
+    assert asked[0] == asked[1]
+    assert asked[0], "the store was asked"
+
+
 @pytest.mark.parametrize("who", ["owner", "colleague"])
 @pytest.mark.parametrize("operation", [item for item in KEYED if item[0] != "delete"], ids=" ".join)
 def test_the_tenant_itself_is_served(shared: Shared, operation: Operation, who: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.commands.serve import Stages, _listen
+from service.commands.serve import Stages, _listen, _tell_access
 from service.settings import Settings
 
 # A pass of the generator that is still running when everything else has ended.
@@ -65,6 +65,18 @@ def test_what_keeps_it_from_starting_is_said_at_once(tmp_path: Path, monkeypatch
             assert (for_people.exit_code, for_programs.exit_code) == (2, 2), for_people.output
             assert words in for_people.stderr.splitlines()[-1]
             assert words in json.loads(for_programs.stdout)["error"]["message"]
+
+
+def test_it_says_whom_it_is_open_to(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for fields, words in (
+        ({}, "only this machine"),
+        ({"host": "0.0.0.0", "allow_anyone_to_use_this_service": True}, "warning: other machines"),
+        ({"api_keys_file": tmp_path}, ""),
+    ):
+        _tell_access(Settings(_env_file=None, **fields), Stages())  # type: ignore[arg-type]
+        told = capsys.readouterr().err
+        assert words in told
+        assert bool(told) == bool(words)
 
 
 def test_readiness_is_told_to_people_and_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
