@@ -119,11 +119,11 @@ class Engine:
     expander: Expander
     cache: Path
 
-    def publish(self, seed: int, session: str = "") -> str:
+    def publish(self, seed: int, session: str = "", ttl_s: float = 3600.0) -> str:
         """A random adapter into the store; its id."""
         name = adapter_id(seed, session)
         payload = random_adapter(self.expander, seed).to_bytes()
-        self.loop.run(self.store.publish(record(name, payload, self.expander), payload))
+        self.loop.run(self.store.publish(record(name, payload, self.expander, ttl_s), payload))
         return name
 
     def complete(self, model: str, prompt: str, **options: Any) -> httpx.Response:

@@ -90,13 +90,15 @@ def test_each_request_of_a_mixed_batch_gives_what_it_gives_alone(engine: Engine)
     assert len(set(texts)) == 3
 
 
-def test_a_deleted_adapter_leaves_names_memory_and_disk(engine: Engine, store, loop_thread: LoopThread):
-    name = engine.publish(4)
+@pytest.mark.parametrize("end", ["deleted", "expired"])
+def test_an_adapter_that_ends_leaves_names_memory_and_disk(engine: Engine, store, loop_thread: LoopThread, end: str):
+    name = engine.publish(4, ttl_s=3600.0 if end == "deleted" else 8.0)
     assert engine.complete(name, "Hello").status_code == 200
     assert name in engine.names()
     assert name in engine.files()
     held = len(engine.loaded())
-    loop_thread.run(store.delete(name, TENANT))
+    if end == "deleted":
+        loop_thread.run(store.delete(name, TENANT))
     wait_for(lambda: name not in engine.names() and name not in engine.files() and len(engine.loaded()) < held)
     assert engine.complete(name, "Hello").status_code == 404
 
