@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -26,8 +27,10 @@ class Skip(Exception):
     """A tool is missing; the message says which, and how to get it."""
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> tuple[int, str]:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+def run(*command: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and output; `environment` is added to ours."""
+    variables = os.environ | (environment or {})
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables, capture_output=True, text=True)
     return done.returncode, (done.stdout + done.stderr).strip()
 
 

@@ -9,6 +9,8 @@ from common import BIN, PINNED_IMAGE, ROOT, run, unknown_variables
 
 FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
 PUBLISHED = {"service", "grafana"}
+# Compiles what it then loads, which a tmpfs of Docker's own options does not allow.
+COMPILES = {"engine"}
 # Ships no shell to run a check with; what it reports is checked by the alert on redis_up.
 WITHOUT_HEALTH = {"redis-exporter"}
 
@@ -47,6 +49,8 @@ def _faults(name: str, service: dict[str, Any], whole: dict[str, Any]) -> list[s
         faults.append("runs as root")
     if "build" not in service and name not in WITHOUT_HEALTH and "healthcheck" not in service:
         faults.append("has no health check")
+    if name in COMPILES and not any(":exec," in mount for mount in service["tmpfs"]):
+        faults.append("cannot load what it compiles below /tmp")
     if "ports" in service and name not in PUBLISHED:
         faults.append("publishes a port")
     if not {"cpus", "memory", "pids"} <= set(service["deploy"]["resources"]["limits"]):

