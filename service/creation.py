@@ -11,8 +11,8 @@ from functools import partial
 
 from service.audit import AuditLog, Who
 from service.backend import BackendHolder
-from service.contextualizer import Contextualizer, Reading
-from service.errors import NoState, Unprocessable
+from service.contextualizer import Contextualizer, Encoded, Reading
+from service.errors import AdapterDamaged, NoState, Unprocessable
 from service.ids import WeightOptions, adapter_id
 from service.limits import Limits
 from service.metrics import Metrics
@@ -140,8 +140,7 @@ class Creator:
         backend = self._holder.get()
         await self._check_limits(request)
         parent = request.parent
-        before = None if parent is None else partial(self._state_of, parent)
-        encoded = await self._contextualizer.encode(Reading(ids, options.strategy, options.keep_state, before))
+        encoded = await self._encode(ids, options, parent)
         now = time.time()
         record = AdapterRecord(
             id=name,
@@ -170,6 +169,16 @@ class Creator:
         self._metrics.document_tokens.observe(record.tokens)
         self._metrics.adapter_bytes.observe(record.bytes)
         return Created(record, False, self._observed(timings))
+
+    async def _encode(self, ids: list[int], options: WeightOptions, parent: AdapterRecord | None) -> Encoded:
+        """Raises NoState, AdapterDamaged, and what the queue raises."""
+        before = None if parent is None else partial(self._state_of, parent)
+        try:
+            return await self._contextualizer.encode(Reading(ids, options.strategy, options.keep_state, before))
+        except AdapterDamaged:
+            if parent is not None:  # its state
+                await self._store.drop_state(parent.id)
+            raise
 
     async def _state_of(self, parent: AdapterRecord) -> bytes:
         """Raises NoState, StoreUnavailable."""

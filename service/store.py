@@ -24,10 +24,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -35,6 +31,7 @@ from service.errors import AdapterDamaged, StoreUnavailable
 from service.ids import is_adapter_id
 from service.limits import Limits, Usage
 from service.records import AdapterRecord, Page, checksum
+from service.store_client import open_client
 from service.store_scripts import DROP_PARTS, PUT_PARTS, REFRESH_PARTS
 from service.tenant_index import TenantIndex, milliseconds
 
@@ -44,10 +41,6 @@ ID_KEY = "ga:secret"
 # What an adapter consists of, in the order in which it is deleted.
 PARTS = ("meta", "factors", "state")
 SECRET_BYTES = 32
-# A pooled connection that a restart of the server has cut is noticed at its next use; one more try, on a fresh one,
-# hides that.
-RECONNECT_TRIES = 1
-RECONNECT_PAUSE_S = 0.05
 # A record that others change at the same time is read and changed anew this often.
 CHANGE_TRIES = 20
 # Listing looks at this many index members at most for a page, dead ones included.
@@ -65,23 +58,6 @@ def _keys(adapter_id: str, with_state: bool = True) -> list[str]:
     return [_key(adapter_id, part) for part in PARTS if with_state or part != "state"]
 
 
-def _client(url: str, timeout_s: float, connections: int) -> Any:
-    """A client with a bounded pool; `redis+cluster://` and `rediss+cluster://` reach a cluster."""
-    options: dict[str, Any] = {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "protocol": 2,
-        "retry": Retry(ConstantBackoff(RECONNECT_PAUSE_S), RECONNECT_TRIES, supported_errors=(RedisConnectionError,)),
-    }
-    scheme, _, rest = url.partition("://")
-    if scheme.endswith("+cluster"):
-        return RedisCluster.from_url(
-            f"{scheme.removesuffix('+cluster')}://{rest}", max_connections=connections, **options
-        )
-    pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s, **options)
-    return Redis.from_pool(pool)
-
-
 class Store:
     """Adapters in Redis. Every method raises StoreUnavailable when Redis is away, slow or takes no writes."""
 
@@ -96,7 +72,7 @@ class Store:
         cls, url: str, *, timeout_s: float = 2.0, connections: int = 64, observe: Observer | None = None
     ) -> Store:
         """Does not connect yet: a store that is away at start-up may come back."""
-        return cls(_client(url, timeout_s, connections), observe)
+        return cls(open_client(url, timeout_s, connections), observe)
 
     async def close(self) -> None:
         with contextlib.suppress(RedisError, OSError):
@@ -193,6 +169,11 @@ class Store:
         async with self._operation("state"):
             data = await self._redis.get(_key(adapter_id, "state"))
         return None if data is None else bytes(data)
+
+    async def drop_state(self, adapter_id: str) -> None:
+        """Of a state that is damaged: the same request that made it makes it anew then."""
+        async with self._operation("drop_state"):
+            await self._redis.delete(_key(adapter_id, "state"))
 
     async def refresh(
         self,

@@ -93,6 +93,9 @@ def test_a_damaged_state_is_an_error_and_never_an_adapter(service: Service, valk
     answer = append(service, parent, "x")
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "adapter_damaged"
+    assert append(service, parent, "x").json()["error"]["code"] == "no_state", "which says what to do"
+    assert service.create("to be damaged", keep_state=True)["id"] == parent
+    assert append(service, parent, "x").status_code == 201
 
 
 def test_states_take_room_until_they_end(start_service: StartService, valkey: ValkeyServer) -> None:
