@@ -13,7 +13,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Busy, GenadapterError, ServerFault, TooLarge
+from service.disk import is_full
+from service.errors import Busy, GenadapterError, ServerFault, TooLarge, Unavailable
 from service.metrics import Metrics
 
 logger = logging.getLogger("service.requests")
@@ -37,6 +38,16 @@ def error_message(error: GenadapterError) -> list[Message]:
         {"type": "http.response.start", "status": error.status, "headers": headers},
         {"type": "http.response.body", "body": body},
     ]
+
+
+def _as_answer(error: Exception, request_id: str) -> GenadapterError:
+    if isinstance(error, GenadapterError):
+        return error
+    if is_full(error):  # of long uploads, and of downloads being packed
+        logger.error("request %s failed: the disk of temporary files is full", request_id)
+        return Unavailable()
+    logger.exception("request %s failed", request_id, exc_info=error)
+    return ServerFault()
 
 
 class RequestContext:
@@ -69,10 +80,8 @@ class RequestContext:
         except ClientDisconnect:
             pass
         except Exception as error:
-            if not isinstance(error, GenadapterError):
-                logger.exception("request %s failed", request_id)
             if status == 0:
-                for message in error_message(error if isinstance(error, GenadapterError) else ServerFault()):
+                for message in error_message(_as_answer(error, request_id)):
                     await send_with_id(message)
         finally:
             self.metrics.requests_in_flight.dec()

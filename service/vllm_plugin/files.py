@@ -8,7 +8,6 @@ lock, and clears away those whose owner is gone. Nothing here is worth keeping: 
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import hashlib
 import os
@@ -20,6 +19,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from service.disk import is_full
+
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CHECKSUM_FILE = "sha256"
@@ -27,7 +28,6 @@ CHECKSUM_FILE = "sha256"
 MIN_RAM_DISK_BYTES = 256 << 20
 # What an engine may use of a file system (a container's /dev/shm may have 64 MiB) when there is no more room than that.
 MAX_SHARE_OF_FREE = 0.5
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def default_cache_root() -> Path:
@@ -41,11 +41,6 @@ def default_cache_root() -> Path:
 
 class CacheFull(RuntimeError):
     """No room for one more adapter: all the others are in use."""
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a write failed for want of room. safetensors passes the system's error on in words alone."""
-    return getattr(error, "errno", None) in NO_ROOM or any(f"(os error {number})" in str(error) for number in NO_ROOM)
 
 
 class AdapterFiles:

@@ -25,6 +25,8 @@ GENERATOR_FINGERPRINT = "c" * 64
 IDENTITY = Identity(MODEL, BASE_FINGERPRINT, GENERATOR_FINGERPRINT)
 # Words that make the doubles misbehave.
 POISON = "xyzzypoison"
+# In the middle of a stream.
+PAUSES_S = {"slow": 20, "unhurried": 1}
 
 
 def token_of(word: str) -> int:
@@ -166,8 +168,8 @@ class FakeEngine:
                     if body.get("logprobs"):
                         choice["logprobs"] = _logprobs(text, chat)
                     yield event(choices=[choice])
-                if word == "slow":
-                    await asyncio.sleep(20)
+                if word in PAUSES_S:
+                    await asyncio.sleep(PAUSES_S[word])
                 if word == "midway":
                     yield event(error={"message": "secret", "code": 500})
                     return

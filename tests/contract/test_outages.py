@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -121,6 +124,20 @@ def test_a_slow_store_is_told_in_time_and_harms_nobody_afterwards(
         check(service.client.request(method, path), 503)
     _until(lambda: service.client.get("/readyz").status_code == 200)
     assert service.client.get(f"/adapters/{made}").json()["id"] == made
+
+
+def test_a_full_disk_refuses_long_uploads_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def __init__(self, max_size: int) -> None:
+            super().__init__()
+
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("starlette.formparsers.SpooledTemporaryFile", Full)
+        check(service.client.post("/contextualize", files={"file": ("a.txt", b"long")}), 503)
+    assert service.client.post("/contextualize", files={"file": ("a.txt", b"long")}).status_code == 201
 
 
 def test_an_engine_that_hangs_is_told_at_the_deadline(start_service: StartService) -> None:
