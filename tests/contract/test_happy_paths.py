@@ -104,6 +104,7 @@ def test_generate(service: Service) -> None:
     assert set(body["timings_ms"]) == {"resolve", "first_token", "total"}
     sent = service.engine.requests[-1]
     assert {"model": made, "max_tokens": 5, "top_k": 3, "seed": 1, "stop": ["x"], "n": 2}.items() <= sent.items()
+    assert sent["stream_interval"] > 5, "the first token, and then the rest at once"
     bare = service.client.post("/generate", json={"messages": [{"role": "user", "content": "hi"}]}).json()
     assert bare["adapter_id"] is None
     assert bare["choices"][0]["text"] == "Hello wörld"
@@ -122,6 +123,7 @@ def test_generate_streams(service: Service) -> None:
         assert response.headers["content-type"].startswith("text/event-stream")
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
     assert events[-1] == "[DONE]"
+    assert "stream_interval" not in service.engine.requests[-1], "each token when it is there"
     objects = [json.loads(event) for event in events[:-1]]
     assert "".join(choice["text"] for item in objects for choice in item["choices"]) == "Hello wörld"
     assert objects[0]["usage"] is None

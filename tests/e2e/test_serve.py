@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -161,6 +162,21 @@ def test_engine_limits_are_answered_in_words(running: Running) -> None:
     response = running.client.post("/generate", json={"prompt": "word " * 20_000, "max_tokens": 1})
     assert response.status_code == 400
     assert "context length" in response.json()["error"]["message"]
+
+
+def test_an_answer_is_the_same_whole_and_in_pieces(running: Running) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 24, "temperature": 0, "logprobs": 1}
+    whole = running.client.post("/generate", json=body).raise_for_status().json()
+    with running.client.stream("POST", "/generate", json={**body, "stream": True}) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: {")]
+    pieces = [piece for line in lines for piece in json.loads(line)["choices"]]
+    assert len(pieces) > 10, "each token when it is there"
+    choice = whole["choices"][0]
+    assert choice["text"] == "".join(piece["text"] for piece in pieces)
+    tokens = [item["token"] for item in choice["logprobs"]["content"]]
+    assert tokens == [item["token"] for piece in pieces for item in piece["logprobs"]["content"]]
+    assert whole["usage"]["completion_tokens"] == len(tokens)
+    assert 0 < whole["timings_ms"]["first_token"] < whole["timings_ms"]["total"]
 
 
 def test_a_download_is_a_peft_lora(running: Running, tmp_path: Path) -> None:
