@@ -11,6 +11,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from service.disconnect import while_connected
 from service.errors import BadRequest, TooLarge, Unprocessable, UnsupportedType
 from service.prompts import Document, conversation_text, documents_text
 from service.schemas import ContextualizeOptions, ContextualizeRequest
@@ -57,8 +58,12 @@ async def _read_files(request: Request, services: Services) -> tuple[str, Contex
         files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == "file"]
         _check_parts(form.multi_items(), len(files), services.settings.max_files)
         options = parse_fields(ContextualizeOptions, _fields({name: form[name] for name in FIELDS if name in form}))
-        parsed = [await services.parser.parse(file.filename or "", await file.read()) for file in files]
-    return documents_text(parsed), options
+        # A parser is not kept busy for one who has left.
+        return documents_text(await while_connected(request, _parsed(files, services))), options
+
+
+async def _parsed(files: list[UploadFile], services: Services) -> list[Document]:
+    return [await services.parser.parse(file.filename or "", await file.read()) for file in files]
 
 
 @asynccontextmanager

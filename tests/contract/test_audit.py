@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -121,6 +122,28 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(start_ser
     answer = service.client.post("/contextualize", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 413, "too many tokens, but not too busy"
     assert "genadapter_requests_in_flight 1.0" in service.client.get("/metrics").text
+
+
+def test_a_client_that_leaves_frees_its_parser(start_service: StartService, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = start_service(parse_workers=1)
+    parser, freed = service.app.state.services.parser, threading.Event()
+
+    async def without_end(*arguments: object) -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            freed.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parser, "_run_child", without_end)
+        body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.html"\r\n\r\n<p>a</p>\r\n--b--\r\n'
+        head = "POST /contextualize HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1]))) as connection:
+            connection.sendall(head.encode() + body)
+            _until(lambda: parser._waiting == 1)
+        assert freed.wait(10)
+    assert service.client.post("/contextualize", files={"file": ("a.html", b"<p>a</p>")}).status_code == 201
 
 
 def test_a_stream_counts_as_its_keys_request_until_its_end(start_service: StartService, tmp_path: Path) -> None:
