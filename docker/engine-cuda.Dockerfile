@@ -14,10 +14,11 @@ COPY docker/locks/engine-cuda.txt /build/requirements.txt
 COPY pyproject.toml README.md LICENSE /build/source/
 COPY generator /build/source/generator
 COPY service /build/source/service
-# Into a folder of its own, which comes last on the path: nothing of vLLM's is replaced.
+# Into a folder of its own, which comes last on the path: nothing of vLLM's is replaced. setuptools, which builds ours, is one of
+# vLLM's dependencies.
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --system --target /opt/genadapter/packages --no-deps --compile-bytecode -r /build/requirements.txt && \
-    uv pip install --system --target /opt/genadapter/packages --no-deps --compile-bytecode /build/source && \
+    uv pip install --system --target /opt/genadapter/packages --no-deps --no-build-isolation --compile-bytecode /build/source && \
     python3 -c "import site; print(site.getsitepackages()[0])" >/build/site && \
     mkdir -p "/build/root$(cat /build/site)" && \
     echo /opt/genadapter/packages >"/build/root$(cat /build/site)/genadapter.pth"
