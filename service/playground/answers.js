@@ -70,14 +70,18 @@ async function askOne(item, body, signal) {
   try {
     return await stream(item, body, signal);
   } catch (error) {
-    wait(item, error.name === "AbortError" ? "Stopped." : error.message);
-    if (error.name !== "AbortError") item.text.classList.add("failed");
-    if (error.name === "AbortError" || error.status === 401) throw error;
+    const stopped = error.name === "AbortError";
+    wait(item, stopped ? "Stopped." : forAll(error) ? "" : error.message);
+    if (stopped || forAll(error)) throw error;
+    item.text.classList.add("failed");
     return null;
   } finally {
     item.text.removeAttribute("aria-busy");
   }
 }
+
+// The other two would fail alike, so that it is told once: no key, no service, no engine.
+const forAll = ({ status }) => [0, 401, 503].includes(status);
 
 async function stream(item, body, signal) {
   let last = null;
@@ -113,15 +117,21 @@ function compare(shown, found) {
   }
 }
 
-// Tokens read, which is what both ways differ in: the adapter's document once, the other's with every question.
+// Sentences. Tokens read are what both ways differ in: the adapter's document once, the other's with every question.
 export function conclusion({ adapter, prompt }, documentTokens) {
-  if (!adapter || !prompt) return "";
+  if (!adapter || !prompt) return [];
   const factor = times(prompt.prompt_tokens / adapter.prompt_tokens);
-  return (
-    `For this question the prompt was ${plural(adapter.prompt_tokens, "token")} long with the adapter and ` +
-    `${count(prompt.prompt_tokens)} with the document in it: ${factor} the cost. ${SEVERAL} such questions read ` +
-    `${count(documentTokens + SEVERAL * adapter.prompt_tokens)} tokens with the adapter, the document's ${count(documentTokens)} ` +
-    `included, against ${count(SEVERAL * prompt.prompt_tokens)}. An engine may keep a repeated prompt in its cache, which makes it ` +
-    "cheap until it is dropped, and a first question with a new adapter also loads it: ask twice before you judge the times."
-  );
+  const once = count(documentTokens + SEVERAL * adapter.prompt_tokens);
+  return [
+    `With the adapter this question cost ${plural(adapter.prompt_tokens, "prompt token")}; with the document in the prompt ` +
+      `${count(prompt.prompt_tokens)}, ${factor} as many.`,
+    `${SEVERAL} such questions: ${once} tokens with the adapter, the one reading of the document included, against ` +
+      `${count(SEVERAL * prompt.prompt_tokens)}.`,
+    "A prompt that is soon repeated may still be in the engine's cache, which makes it cheap until it is dropped. Times vary: ask " +
+      "twice before you judge them.",
+  ];
+}
+
+export function conclude(sentences) {
+  byId("takeaway").replaceChildren(...sentences.map((sentence) => make("p", {}, sentence)));
 }

@@ -87,7 +87,11 @@ async function errorOf(response) {
     // not ours: a proxy's page, say
   }
   const seconds = response.headers.get("retry-after");
-  return new ApiError(seconds ? `${message} Try again in ${seconds} s.` : message, response.status);
+  return new ApiError(seconds ? withWait(message, seconds) : message, response.status);
+}
+
+function withWait(message, seconds) {
+  return /try again/i.test(message) ? `${message.replace(/\.$/, "")}, in ${seconds} s.` : `${message} Try again in ${seconds} s.`;
 }
 
 // The objects of a server-sent stream that ends with [DONE].
@@ -103,9 +107,9 @@ export async function* events(response) {
       const data = part.replace(/^data: ?/, "");
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw new ApiError(event.error.message);
+      if (event.error) throw new ApiError(event.error.message, 500);
       yield event;
     }
   }
-  throw new ApiError("The answer broke off before its end. Ask again.");
+  throw new ApiError("The answer broke off before its end. Ask again.", 500);
 }

@@ -1,26 +1,20 @@
 // The page: what happens on which click.
 
-import { askAll, columns, conclusion } from "./answers.js";
+import { askAll, columns, conclude, conclusion } from "./answers.js";
 import { apiKey, call, setApiKey } from "./api.js";
 import { bodyOf, canGrow, chooseParent, pathOf, startGrowing, stopGrowing, wholeText, wishes } from "./growing.js";
 import { History, note, noteOf } from "./history.js";
 import { asking, making } from "./snippets.js";
 import { fromConversation, fromFiles, fromText, SAMPLE } from "./sources.js";
-import { announce, byId, copy, count, duration, facts, make, shortId, show, size, tell, timeFor, timeLeft } from "./view.js";
+import { attach, begin, outline, rest } from "./stages.js";
+import { announce, byId, copy, count, facts, plural, shortId, show, size, tell, timeFor, timeLeft } from "./view.js";
 
-const STAGES = {
-  parse: "Get the text out",
-  tokenize: "Cut it into tokens",
-  queue: "Wait for a turn",
-  forward: "Read it, in one forward pass",
-  factorize: "Press it into small matrices",
-  store: "Save",
-};
 const READY_POLL_MS = 2000;
 
 let current = null; // the adapter in use, as the API describes it
 let snippets = null;
 let running = null; // AbortController of the question that is being answered
+let attaching = null; // AbortController of the adapter on its way into the engine
 const history = new History({ use: choose, grow: chooseParent, gone, failed });
 
 // ---- 1: the document
@@ -58,19 +52,24 @@ async function makeAdapter(event) {
   event.preventDefault();
   if (byId("make-button").getAttribute("aria-disabled")) return;
   tell(byId("make-error"), "");
+  attaching?.abort();
+  begin();
   const stopClock = startClock();
   try {
     const given = await source();
     const wanted = wishes();
     const adapter = await (await call(pathOf(wanted), { method: "POST", body: bodyOf(given, wanted) })).json();
     remember(adapter, given);
-    choose(adapter);
+    byId("make-status").textContent = "Loading it into the engine";
+    const attached = choose(adapter);
     offer(making(given, wanted));
     announce(adapter.reused ? "You had this adapter already." : "The adapter is made.");
     if (adapter.parent && canGrow(adapter)) startGrowing(adapter); // the next turn of a conversation, say
     else stopGrowing();
     history.load();
+    await attached;
   } catch (error) {
+    rest();
     tell(byId("make-error"), error.message);
     failed(error);
   } finally {
@@ -121,55 +120,53 @@ function acceptDrops() {
 
 // ---- 2: the adapter
 
+// Resolves when the engine has it, or could not take it.
 function choose(adapter) {
   running?.abort();
+  attaching?.abort();
   current = adapter;
-  show(byId("adapter-none"), false);
-  show(byId("adapter-card"));
+  showAdapter(true);
   byId("adapter-badge").textContent = adapter.reused === undefined ? "chosen" : adapter.reused ? "had it already" : "new";
   byId("adapter-id").textContent = adapter.id;
   facts(byId("adapter-facts"), [
-    ["Document", `${count(adapter.tokens)} tokens`],
-    ["Read in", adapter.chunks === 1 ? "1 chunk" : `${count(adapter.chunks)} chunks`],
-    ["Rank", count(adapter.rank)],
+    ["Document", plural(adapter.tokens, "token")],
     ["Size", size(adapter.bytes)],
     ["Expires", timeLeft(adapter.expires_at)],
-    ["For", adapter.base_model],
+    ["Read in", plural(adapter.chunks, "chunk")],
+    ["Rank", count(adapter.rank)],
     ["Can grow", canGrow(adapter) ? timeFor(adapter.state_expires_at) : "no"],
+    ["Base model", adapter.base_model],
     ...(adapter.parent ? [["Grown from", shortId(adapter.parent)]] : []),
   ]);
   show(byId("adapter-grow"), canGrow(adapter));
-  showStages(adapter);
-  columns();
-  byId("takeaway").textContent = "";
+  forgetAnswers();
   history.mark(adapter.id);
+  byId("adapter").scrollIntoView({ block: "nearest" }); // on a phone it is further down
+  attaching = new AbortController();
+  return attach(adapter, attaching.signal).catch((error) => {
+    if (error.name !== "AbortError") failed(error);
+  });
 }
 
-function showStages({ timings_ms: timings, reused }) {
-  const known = Object.entries(timings ?? {}).filter(([name]) => name in STAGES);
-  const total = known.reduce((sum, [, ms]) => sum + ms, 0);
-  byId("stages").replaceChildren(...known.map(([name, ms]) => stage(STAGES[name], ms, total)));
-  show(byId("stages-title"), known.length > 0);
-  if (!known.length) byId("stages-note").textContent = "Made earlier.";
-  else byId("stages-note").textContent = `${duration(total)} in all${reused ? ": the adapter was there, so nothing had to be read again." : "."}`;
+function showAdapter(there) {
+  show(byId("adapter-none"), !there);
+  for (const name of ["adapter-card", "adapter-badge"]) show(byId(name), there);
 }
 
-function stage(label, ms, total) {
-  const fill = make("div", { className: "fill" });
-  fill.style.width = `${total ? (100 * ms) / total : 0}%`;
-  const time = make("span", { className: "number" }, duration(ms));
-  return make("li", {}, make("span", {}, label), time, make("div", { className: "track" }, fill));
+function forgetAnswers() {
+  columns();
+  conclude([]);
 }
 
 function gone(id) {
   stopGrowing(id);
   if (current?.id !== id) return;
   running?.abort();
+  attaching?.abort();
   current = null;
-  show(byId("adapter-card"), false);
-  show(byId("adapter-none"));
-  columns();
-  byId("takeaway").textContent = "";
+  showAdapter(false);
+  outline();
+  forgetAnswers();
 }
 
 // ---- 3: the question
@@ -186,7 +183,7 @@ async function ask(event) {
     return;
   }
   tell(byId("ask-error"), "");
-  byId("takeaway").textContent = "";
+  conclude([]);
   running = new AbortController();
   byId("ask-button").textContent = "Stop";
   try {
@@ -204,7 +201,7 @@ async function answer(adapter, question, signal) {
   const longest = Math.max(1, Math.round(byId("longest").valueAsNumber || 64));
   offer(asking(adapter.id, question, longest));
   const found = await askAll({ adapter: adapter.id, text: noteOf(adapter.id).text, question, longest, signal });
-  byId("takeaway").textContent = conclusion(found, adapter.tokens);
+  conclude(conclusion(found, adapter.tokens));
 }
 
 // ---- the rest
@@ -283,6 +280,7 @@ function start() {
   byId("key").addEventListener("change", useKey);
   acceptDrops();
   showPane(); // a reloaded page keeps what was chosen
+  outline();
   columns();
   history.load();
   watchReadiness();

@@ -59,8 +59,9 @@ export class History {
     return row;
   }
 
-  label({ id }) {
-    const field = make("input", { type: "text", value: noteOf(id).label, placeholder: "Add a label", maxLength: 120 });
+  label({ id, metadata }) {
+    const placeholder = Object.values(metadata)[0] ?? "Add a label"; // what a program noted with it says more
+    const field = make("input", { type: "text", value: noteOf(id).label, placeholder, maxLength: 120 });
     field.setAttribute("aria-label", `Label of ${shortId(id)}`);
     field.addEventListener("change", () => note(id, { label: field.value, text: noteOf(id).text }));
     return field;

@@ -22,7 +22,17 @@ MEDIA_TYPES = MappingProxyType(
         "style.css": "text/css; charset=utf-8",
         "icon.svg": "image/svg+xml",
         **dict.fromkeys(
-            ("app.js", "answers.js", "api.js", "growing.js", "history.js", "snippets.js", "sources.js", "view.js"),
+            (
+                "app.js",
+                "answers.js",
+                "api.js",
+                "growing.js",
+                "history.js",
+                "snippets.js",
+                "sources.js",
+                "stages.js",
+                "view.js",
+            ),
             "text/javascript; charset=utf-8",
         ),
     }

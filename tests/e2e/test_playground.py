@@ -158,7 +158,8 @@ def test_from_the_sample_to_three_answers_with_the_keyboard_alone(page: Page) ->
     assert page.text("adapter-id").startswith("ga-")
     assert page.text("adapter-badge") == "new"
     assert MODEL in page.text("adapter-facts")
-    assert len(page.all("#stages li")) == 6
+    page.until(lambda: "–" not in page.text("stages"))
+    assert "Load it into the engine" in page.all("#stages li")[-1].text
     assert "contextualize" in page.text("code-text")
     page.find("question").send_keys(Keys.ENTER)
     page.until(lambda: page.text("takeaway"))
@@ -354,13 +355,34 @@ def test_a_service_that_is_away_is_told_in_words(page: Page) -> None:
     page.until(lambda: page.text("make-error").startswith("The service does not answer."))
 
 
+def test_an_engine_that_is_away_is_told_once(page: Page, start_service: StartService) -> None:
+    page.url = start_service(engine_url="http://127.0.0.1:9").url
+    page.driver.get(page.url)
+    page.until(lambda: "engine" in page.text("readiness"))
+    page.make("The adapter can be made meanwhile.")
+    assert "engine does not answer" in page.text("stages-note")
+    assert page.ask("Who?") == [""] * 3
+    assert page.text("ask-error").count("The engine does not answer") == 1
+    assert re.search(r"try again shortly, in \d+ s\.$", page.text("ask-error"))
+
+
+def test_what_a_program_noted_names_its_adapter(page: Page, open_service: Service) -> None:
+    made = open_service.create("Made by a program.", metadata={"path": "logs/7.md"})["id"]
+    page.find("history-reload").click()
+    page.until(lambda: page.all(f"li[data-id={made}] input"))
+    assert page.all(f"li[data-id={made}] input")[0].get_attribute("placeholder") == "logs/7.md"
+
+
 def test_a_narrow_screen_and_both_themes(page: Page) -> None:
     page.make("word" * 200)
     page.ask("word" * 200)
+    page.upload(f"{'name' * 40}.txt", b"A long name.")
     backgrounds = set()
     for scheme in ("light", "dark"):
         look(page.driver, PHONE, scheme)
         assert page.driver.execute_script("return document.documentElement.scrollWidth") <= PHONE
+        drop, card = page.all(".drop strong")[0].rect, page.find("make").rect
+        assert drop["x"] + drop["width"] < card["x"] + card["width"], "the drop zone stays in its card"
         backgrounds.add(page.driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
     assert len(backgrounds) == 2
 
