@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.client import DEFAULT_URL, EXIT_USAGE, JsonOption, Output, UrlOption, complete_id, connected
+from service.commands.client import (
+    DEFAULT_URL,
+    EXIT_USAGE,
+    JsonOption,
+    Output,
+    UrlOption,
+    complete_id,
+    connected,
+    printable,
+    table,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -18,6 +28,8 @@ app = typer.Typer(no_args_is_help=True, help="List, show, delete and export adap
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_id)]
 GONE = 404
+COLUMNS = ("ID", "MADE", "TOKENS", "SIZE", "EXPIRES", "CAN GROW", "METADATA")
+NONE_YET = "no adapters yet: `genadapter contextualize FILE` makes one"
 
 
 @app.command("list")
@@ -33,11 +45,20 @@ def list_adapters(
     output = Output(as_json)
     with connected(url, output) as client:
         found = _list(client, limit)
-    lines = [
-        f"{item['id']}  {_when(item['created_at'])}  {item['tokens']:>7} tokens  {_left(item['expires_at'])}"
-        for item in found
-    ]
-    output.show(found, "\n".join(lines) or "no adapters")
+    output.show(found, table(COLUMNS, map(_row, found)) if found else NONE_YET)
+
+
+def _row(item: dict[str, Any]) -> tuple[str, ...]:
+    grows = item["state_expires_at"]
+    return (
+        item["id"],
+        _when(item["created_at"]),
+        str(item["tokens"]),
+        _size(item["bytes"]),
+        f"in {_left(item['expires_at'])}",
+        "no" if grows is None else f"for {_left(grows)}",
+        _noted(item["metadata"]),
+    )
 
 
 def _list(client: httpx.Client, limit: int | None = None) -> list[dict[str, Any]]:
@@ -50,9 +71,19 @@ def _when(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _left(expires_at: int) -> str:
-    hours = max(0.0, expires_at - time.time()) / 3600
-    return f"{hours / 24:.0f} days left" if hours > 48 else f"{hours:.1f} h left"
+def _left(end: int) -> str:
+    hours = max(0.0, end - time.time()) / 3600
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} h"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024**2:.1f} MiB"
+
+
+def _noted(metadata: dict[str, str]) -> str:
+    return printable(" ".join(f"{name}={value}" for name, value in metadata.items())).replace("\n", " ")
 
 
 @app.command("show")
@@ -66,7 +97,23 @@ def show_adapter(adapter_id: IdArgument, url: UrlOption = DEFAULT_URL, as_json: 
     output = Output(as_json)
     with connected(url, output) as client:
         found = Client(http=client).get(adapter_id).model_dump()
-    output.show(found, "\n".join(f"{name:>12}  {value}" for name, value in found.items()))
+    output.show(found, "\n".join(f"{name:<10}  {value}" for name, value in _described(found).items()))
+
+
+def _described(item: dict[str, Any]) -> dict[str, str]:
+    grows = item["state_expires_at"]
+    return {
+        "id": item["id"],
+        "base model": item["base_model"],
+        "generator": item["generator"],
+        "made": _when(item["created_at"]),
+        "expires": f"{_when(item['expires_at'])}, in {_left(item['expires_at'])}",
+        "can grow": "no: it was made without --keep-state" if grows is None else f"until {_when(grows)}",
+        "grown from": item["parent"] or "-",
+        "read": f"{item['tokens']} tokens in {item['chunks']} chunk(s), {item['strategy']}",
+        "size": f"{_size(item['bytes'])}, rank {item['rank']}",
+        "metadata": _noted(item["metadata"]) or "-",
+    }
 
 
 @app.command("delete")

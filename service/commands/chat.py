@@ -19,6 +19,7 @@ from service.commands.client import (
     Output,
     UrlOption,
     connected,
+    in_words,
     printable,
 )
 from service.commands.generate import AdapterArgument, MaxTokensOption, TemperatureOption, request, stream
@@ -58,7 +59,7 @@ def chat(
     adapter_id: AdapterArgument,
     url: UrlOption = DEFAULT_URL,
     max_tokens: MaxTokensOption = 256,
-    temperature: TemperatureOption = None,
+    temperature: TemperatureOption = 0,
     turns: Annotated[int, typer.Option(min=0, help="Questions and answers that are sent along with the next.")] = 8,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,7 +135,7 @@ def _exchange(
     except ApiError as error:
         if not on_terminal:
             output.fail(str(error), EXIT_REFUSED, error.body)
-        print(f"\ngenadapter: {error}", file=sys.stderr)
+        print(f"\ngenadapter: {in_words(error)}", file=sys.stderr)
         return
     answer = "".join(pieces)
     conversation.answered(question, answer)

@@ -43,10 +43,14 @@ def accelerator(settings: Settings) -> str:
                 "to use it, install genadapter[gpu] in place of [cpu] and set GENADAPTER_DEVICE=cuda",
                 grave=False,
             )
-        cores = f"none asked for; {len(os.sched_getaffinity(0))} CPU cores"
+        cores = f"none asked for; CPU cores: {len(os.sched_getaffinity(0))}"
         if settings.dtype == "bfloat16" or not BFLOAT16_FLAGS & set(CPU_FLAGS.read_text().split()):
             return cores
-        return f"{cores} with bfloat16 instructions: GENADAPTER_DTYPE=bfloat16 reads documents in less than half of the time"
+        raise Problem(
+            f"{cores}, with instructions for bfloat16",
+            "GENADAPTER_DTYPE=bfloat16 reads documents in less than half of the time",
+            grave=False,
+        )
     import torch
 
     if not torch.cuda.is_available():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -16,6 +16,8 @@ from service.settings import DEFAULT_URL as DEFAULT_URL
 
 if TYPE_CHECKING:
     import httpx
+
+    from service.client import ApiError
 
 EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 EXIT_CODES = (
@@ -60,13 +62,33 @@ def connected(url: str, output: Output) -> Iterator[httpx.Client]:
         with httpx.Client(**connection(url)) as client:
             yield client
     except ApiError as error:
-        retry = error.retry_after_s
-        message = str(error) if retry is None else f"{error} (try again in {retry:.0f} s)"
-        output.fail(message, EXIT_REFUSED, error.body)
+        output.fail(in_words(error), EXIT_REFUSED, error.body)
     except httpx.ConnectError:
         output.fail(f"no service answers at {url}: start one with `genadapter serve`, or set --url", EXIT_UNREACHABLE)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         output.fail(f"the connection to {url} failed: {error or type(error).__name__}", EXIT_UNREACHABLE)
+
+
+def in_words(error: ApiError) -> str:
+    """With the time after which it may go better, where the service names one."""
+    if error.retry_after_s is None:
+        return str(error)
+    wait = f"in {error.retry_after_s:.0f} s."
+    return f"{str(error).rstrip('.')}, {wait}" if "try again" in str(error).lower() else f"{error} Try again {wait}"
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Columns as wide as they must be; numbers to the right."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = [all(row[number][:1].isdigit() for row in lines[1:]) for number in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
 
 
 def printable(text: str) -> str:

@@ -62,6 +62,8 @@ def contextualize(
         client = Client(http=http)
         made = client.contextualize(**given) if append is None else client.append(append, **given)
     output.show(made.model_dump(), _summary(made))
+    if not as_json and sys.stdout.isatty():
+        print(f"\nAsk it: genadapter chat {made.id}", file=sys.stderr)
 
 
 def _source(files: list[str], output: Output) -> dict[str, Any]:
@@ -91,7 +93,9 @@ def _pairs(items: list[str], output: Output) -> dict[str, str]:
 
 def _summary(made: ContextualizeResponse) -> str:
     seconds = sum(made.timings_ms.model_dump().values()) / 1000
-    how = "had it already" if made.reused else f"{made.tokens} tokens in {seconds:.1f} s, {made.bytes / 1024:.0f} KiB"
+    how = (
+        "had it already" if made.reused else f"{made.tokens} tokens in {seconds:.1f} s, {made.bytes / 1024**2:.1f} MiB"
+    )
     return f"{made.id}  ({how})"
 
 

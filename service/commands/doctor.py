@@ -37,9 +37,18 @@ def doctor(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """
     output = Output(as_json)
     findings = list(_findings(url))
-    output.show([asdict(finding) for finding in findings], "\n".join(finding.line() for finding in findings))
+    lines = [*(finding.line() for finding in findings), "", _verdict(findings)]
+    output.show([asdict(finding) for finding in findings], "\n".join(lines))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _verdict(findings: list[Finding]) -> str:
+    bad = [finding.what for finding in findings if not finding.ok]
+    if bad:
+        return f"To be mended first: {', '.join(bad)}."
+    notes = sum(finding.advice is not None for finding in findings)
+    return "Nothing stands in the way." + (" What is marked `note` would make it better." if notes else "")
 
 
 def _findings(url: str) -> Iterator[Finding]:

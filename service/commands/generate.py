@@ -27,7 +27,9 @@ AdapterArgument = Annotated[
     typer.Argument(metavar="ID", help=f"Adapter id; '{NO_ADAPTER}' for the bare model.", autocompletion=complete_id),
 ]
 MaxTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer.")]
-TemperatureOption = Annotated[float | None, typer.Option(help="0: the likeliest answer.", show_default="the model's")]
+TemperatureOption = Annotated[
+    float, typer.Option(min=0, help="0: the likeliest answer, which is the most faithful; 1: another one each time.")
+]
 
 
 def generate(
@@ -35,13 +37,15 @@ def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The question.")],
     url: UrlOption = DEFAULT_URL,
     max_tokens: MaxTokensOption = 256,
-    temperature: TemperatureOption = None,
+    temperature: TemperatureOption = 0,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a question with an adapter.
 
-    Example: genadapter generate ga-3f6c1f0f8b2e4d7a9c5b1e2d3f4a5b6c "Who keeps the lighthouse?" --temperature 0
+    Example: genadapter generate ga-3f6c1f0f8b2e4d7a9c5b1e2d3f4a5b6c "Who keeps the lighthouse?"
+
+    Example: genadapter generate base "Write a poem on lighthouses." --temperature 1 --max-tokens 200
     """
     from service.client import checked
 
@@ -57,10 +61,10 @@ def generate(
     print()
 
 
-def request(adapter_id: str, max_tokens: int, temperature: float | None) -> dict[str, Any]:
+def request(adapter_id: str, max_tokens: int, temperature: float) -> dict[str, Any]:
     """The body of POST /generate but for the question."""
-    body: dict[str, Any] = {"adapter_id": None if adapter_id == NO_ADAPTER else adapter_id, "max_tokens": max_tokens}
-    return body if temperature is None else body | {"temperature": temperature}
+    adapter = None if adapter_id == NO_ADAPTER else adapter_id
+    return {"adapter_id": adapter, "max_tokens": max_tokens, "temperature": temperature}
 
 
 def stream(client: httpx.Client, body: dict[str, Any]) -> Iterator[str]:

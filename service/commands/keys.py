@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from service.auth import TENANT, hash_key, read_keys
-from service.commands.client import EXIT_REFUSED, EXIT_USAGE, JsonOption, Output
+from service.commands.client import EXIT_REFUSED, EXIT_USAGE, JsonOption, Output, table
 from service.settings import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
@@ -28,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 KEY_BYTES = 32
 KEY_PREFIX = "gak-"
 FILE_MODE = 0o600
+COLUMNS = ("NAME", "TENANT", "MADE", "LIMITS")
 
 FileOption = Annotated[
     Path, typer.Option("--file", envvar="GENADAPTER_API_KEYS_FILE", help="The file of keys that the service reads.")
@@ -77,14 +78,13 @@ def list_keys(file: FileOption, as_json: JsonOption = False) -> None:
     """
     output = Output(as_json)
     entries = [{item: value for item, value in entry.items() if item != "sha256"} for entry in _read(file, output)]
-    lines = [_line(entry) for entry in entries]
-    output.show(entries, "\n".join(lines) or "no keys: nobody can use the service")
+    output.show(entries, table(COLUMNS, map(_row, entries)) if entries else "no keys: nobody can use the service")
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     made = time.strftime("%Y-%m-%d", time.localtime(entry["created_at"])) if "created_at" in entry else "?"
     limits = ", ".join(f"{limit} {value}" for limit, value in entry.get("limits", {}).items())
-    return f"{entry.get('name', '?'):<24}  {entry['tenant']:<24}  {made:<10}  {limits}".rstrip()
+    return entry.get("name", "?"), entry["tenant"], made, limits or "the service's"
 
 
 @app.command("revoke")

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from service.commands.client import EXIT_USAGE, Output
+from service.commands.stages import Stages
 from service.settings import Settings, SettingsError, load_settings, unknown_variables
 
 if TYPE_CHECKING:
@@ -29,29 +29,6 @@ READY_POLL_S = 0.25
 BACKLOG = 2048  # uvicorn's own default
 # Connections that are still open when the grace is over are cut; then the children end.
 EXIT_OK, EXIT_FAILED = 0, 1
-
-
-class Stages:
-    """What is happening, with the seconds since the start, on standard error; standard output gets how to use it."""
-
-    def __init__(self, as_json: bool = False) -> None:
-        self._output = Output(as_json)
-        self._begin = time.monotonic()
-        self._ready: set[str] = set()
-
-    def part_is_ready(self, part: str) -> None:
-        if part not in self._ready:
-            self._ready.add(part)
-            self.say(f"{part}: ready")
-
-    def say(self, text: str) -> None:
-        print(f"[{time.monotonic() - self._begin:5.1f} s] {text}", file=sys.stderr, flush=True)
-
-    def all_is_ready(self, url: str, settings: Settings) -> None:
-        self.say(f"ready on {url}")
-        seconds = round(time.monotonic() - self._begin, 1)
-        self._output.show({"url": url, "pid": os.getpid(), "seconds": seconds}, _how_to(url, settings))
-        sys.stdout.flush()
 
 
 def serve(
@@ -101,9 +78,10 @@ async def _serve(settings: Settings, stages: Stages) -> int:
     _look_around(settings, stages)
     await asyncio.to_thread(_check, settings)
     _tell_access(settings, stages)
-    stopping = _stop_signals()
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings))
+        await _prepare_base_model(settings, stages)
+        stopping = _stop_signals()
         supervisor = await stack.enter_async_context(Supervisor())
         try:
             settings, engine = await _start_children(settings, supervisor, stages)
@@ -149,6 +127,23 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"GENADAPTER_GENERATOR: {error}") from None
 
 
+async def _prepare_base_model(settings: Settings, stages: Stages) -> None:
+    """Downloads or unpacks it if need be, before anything waits for it. Ctrl-C ends the process there and then."""
+    from service.commands.checks import Problem, base_model
+
+    if "contextualize" not in settings.roles and settings.engine_url is not None:
+        return
+    stages.say(f"base model: {settings.base_model}")
+    try:
+        await asyncio.to_thread(base_model, settings)
+    except asyncio.CancelledError:  # asyncio itself would wait for the thread
+        _leave(EXIT_OK)
+    except Problem as problem:
+        raise SettingsError(" ".join(f"GENADAPTER_BASE_MODEL: {problem}: {problem.advice}".split())) from None
+    except OSError as error:
+        raise SettingsError(f"the base model cannot be kept on this disk: {error}") from None
+
+
 def _listen(settings: Settings) -> socket.socket:
     """Bound before anything is started: a port that is taken is found at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -183,17 +178,18 @@ async def _start_children(settings: Settings, supervisor: Supervisor, stages: St
     engine = None
     if settings.redis_url is None:
         stages.say(f"store: embedded, data in {settings.data_folder}")
-        spec, url = await asyncio.to_thread(children.store_child, settings.data_folder)
+        try:
+            spec, url = await asyncio.to_thread(children.store_child, settings.data_folder)
+        except OSError as error:
+            reason = f"{settings.data_folder} cannot be used ({error.strerror})"
+            raise SettingsError(f"{reason}: set GENADAPTER_DATA_DIR to a folder of yours") from None
         await supervisor.start(spec).wait_ready(STORE_START_S)
         settings = settings.model_copy(update={"redis_url": SecretStr(url)})
         stages.part_is_ready("store")
     if settings.engine_url is None and "generate" in settings.roles:
         assert settings.redis_url is not None
-        stages.say(f"engine: starting vLLM with {settings.base_model} (its lines follow)")
-        try:
-            spec, url = await asyncio.to_thread(children.engine_child, settings, settings.redis_url.get_secret_value())
-        except ValueError as error:  # no such base model
-            raise SettingsError(f"GENADAPTER_BASE_MODEL: {error}") from None
+        stages.say(f"engine: starting vLLM with {settings.base_model}, which takes a minute or so (its lines follow)")
+        spec, url = await asyncio.to_thread(children.engine_child, settings, settings.redis_url.get_secret_value())
         engine = supervisor.start(spec)
         settings = settings.model_copy(update={"engine_url": url})
     return settings, engine
@@ -265,6 +261,7 @@ async def _until_ready(
                     raise SettingsError("the generator cannot be loaded, see above")
             if all(state == "ok" for state in parts.values()):
                 break
+            stages.still(parts)
             await asyncio.sleep(READY_POLL_S)
     finally:
         if waiting is not None:
@@ -272,13 +269,3 @@ async def _until_ready(
     host = settings.host if settings.is_loopback else "127.0.0.1"
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.servers[0].sockets[0].getsockname()[1]}"
     stages.all_is_ready(url, settings)
-
-
-def _how_to(url: str, settings: Settings) -> str:
-    key = "" if settings.api_keys_file is None else " -H 'Authorization: Bearer YOUR_KEY'"
-    lines = ["", "Make an adapter from a text (or a file: -F file=@report.pdf):", ""]
-    lines += [f"  curl -s {url}/contextualize{key} -F file=@README.md"]
-    lines += ["", "and ask with its id:", ""]
-    lines += [f"  curl -s {url}/generate{key} -H 'Content-Type: application/json' \\"]
-    lines += ["""    -d '{"adapter_id": "ga-...", "messages": [{"role": "user", "content": "What is this about?"}]}'"""]
-    return "\n".join([*lines, "", f"Playground: {url}/   API: {url}/docs", ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.commands.serve import Stages, _listen, _tell_access
+from service.commands import stages
+from service.commands.serve import _listen, _tell_access
+from service.commands.stages import Stages
 from service.settings import Settings
 
 # A pass of the generator that is still running when everything else has ended.
@@ -54,6 +57,8 @@ def test_what_keeps_it_from_starting_is_said_at_once(tmp_path: Path, monkeypatch
             ({}, ["--port", str(port)], f"127.0.0.1:{port}: another program does"),
             ({}, ["--host", "192.0.2.1", "--port", "0"], "must be an address of this machine"),
             ({"GENADAPTER_GENERATOR": "nowhere"}, [], "nowhere"),
+            ({"GENADAPTER_BASE_MODEL": "/nowhere"}, ["--port", "0"], "GENADAPTER_BASE_MODEL"),
+            ({"GENADAPTER_DATA_DIR": "/proc/nowhere"}, ["--port", "0"], "set GENADAPTER_DATA_DIR"),
             ({"GENADAPTER_PORT": "many"}, [], "GENADAPTER_PORT"),
         ):
             with monkeypatch.context() as patch:
@@ -82,8 +87,20 @@ def test_it_says_whom_it_is_open_to(capsys: pytest.CaptureFixture[str], tmp_path
 def test_readiness_is_told_to_people_and_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
     settings, url = Settings(_env_file=None), "http://127.0.0.1:8123"
     Stages().all_is_ready(url, settings)
-    assert f"curl -s {url}/contextualize -F file=@README.md" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    texts = [json.loads(body) for body in re.findall(r"-d '(.+)'", told)]
+    assert [sorted(text) for text in texts] == [["text"], ["adapter_id", "messages", "temperature"]]
+    assert f"Playground: {url}/ " in told
     Stages(as_json=True).all_is_ready(url, settings)
     told = capsys.readouterr()
     assert json.loads(told.out)["url"] == url
     assert f"ready on {url}" in told.err
+
+
+def test_what_takes_long_is_said_again(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Stages()
+    said.still({"engine": "does not answer"})
+    assert capsys.readouterr().err == "", "not while something was said a moment ago"
+    monkeypatch.setattr(stages, "STILL_S", 0.0)
+    said.still({"store": "ok", "engine": "does not answer"})
+    assert capsys.readouterr().err.endswith("still waiting for: engine (does not answer)\n")
