@@ -44,6 +44,8 @@ if len(sys.argv) != 3:
     sys.exit(__doc__)
 folder, target = map(Path, sys.argv[1:])
 files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TYPES)
+if not files:
+    sys.exit(f"{folder} holds no documents ({' '.join(sorted(TYPES))})")
 with Progress() as progress:
     made = asyncio.run(read_all(files, progress))
 target.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")

@@ -33,3 +33,4 @@ with Client(url) as client, contextlib.suppress(EOFError):
         before, adapter = adapter, client.append(adapter.id, messages=turn)
         client.delete(before.id)
         print(f"       [{adapter.id} has read {adapter.tokens} tokens]")
+print()

@@ -19,7 +19,7 @@ url = os.environ.get("GENADAPTER_URL", "http://127.0.0.1:8000")
 
 with Client(url) as client:
     adapter = client.contextualize(files=[path])
-print(f"{path}: {adapter.tokens} tokens are now {adapter.id} ({adapter.bytes / 1024:.0f} KiB)")
+print(f"{path}: {adapter.tokens} tokens are now {adapter.id} ({adapter.bytes / 1024**2:.1f} MiB)")
 
 openai = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("GENADAPTER_API_KEY", "unused"))
 answer = openai.chat.completions.create(

@@ -19,7 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Turn documents into LoRA adapters with one forward pass, and ask them.",
+    help="Turn documents into LoRA adapters with one forward pass, and ask them.\n\n"
+    "Begin with `genadapter serve`; then, on another terminal, `genadapter contextualize FILE` and `genadapter chat ID`.",
     epilog=EXIT_CODES,
 )
 app.command()(serve)

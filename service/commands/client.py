@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ NO_ADAPTER = "base"
 # A shell that completes a word waits for it.
 COMPLETION_S = 1.0
 COMPLETION_IDS = 50
+NUMBER = re.compile(r"[\d.]+( \w+)?")
 
-UrlOption = Annotated[str, typer.Option("--url", envvar="GENADAPTER_URL", help="Where the service listens.")]
+UrlOption = Annotated[
+    str,
+    typer.Option("--url", envvar="GENADAPTER_URL", help="Where the service listens; the key is GENADAPTER_API_KEY."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -81,7 +86,7 @@ def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Columns as wide as they must be; numbers to the right."""
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [all(row[number][:1].isdigit() for row in lines[1:]) for number in range(len(header))]
+    right = [all(NUMBER.fullmatch(row[number]) for row in lines[1:]) for number in range(len(header))]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)

@@ -33,7 +33,11 @@ def test_from_files_to_an_answer(run, tmp_path: Path) -> None:  # type: ignore[n
     assert run("contextualize", "-", input="from standard input").exit_code == 0
     assert run("generate", body["id"], "hi").stdout == "Hello wörld\n"
     assert json.loads(run("generate", "base", "hi", "--raw", "--json").stdout)["adapter_id"] is None
-    assert body["id"] in run("adapters", "list").stdout
+    header, *rows = run("adapters", "list").stdout.splitlines()
+    row = next(row for row in rows if row.startswith(body["id"]))
+    assert header.split()[:2] == ["ID", "MADE"]
+    assert row[header.index("METADATA") :] == "a=b", "the columns stand under their names"
+    assert "generator" in run("adapters", "show", body["id"]).stdout
     assert json.loads(run("adapters", "show", body["id"], "--json").stdout)["id"] == body["id"]
     assert json.loads(run("adapters", "delete", body["id"], "--json").stdout) == {"deleted": [body["id"]]}
     assert body["id"] not in run("adapters", "list", "--json").stdout

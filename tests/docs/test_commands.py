@@ -19,7 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.settings import DEFAULT_URL
+from service.settings import DEFAULT_URL, Settings
 from tests.contract.conftest import Service
 from tests.docs.markdown import PAGES, ROOT, blocks, commands, is_python, spans
 
@@ -154,6 +154,7 @@ def test_curl(line: str, service: Service, tmp_path: Path) -> None:
         return
     made = service.create(f"for the line {line}", keep_state=True)["id"]
     shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     command = ADAPTER_ID.sub(made, line.replace(DEFAULT_URL, service.url))
     script = f'curl() {{ command curl --fail-with-body "$@"; }}\n{command}'
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -168,8 +169,7 @@ TYPED = sorted({line for page in PAGES for line in shell_commands(page) if GENAD
 def test_genadapter(line: str, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run as it stands, but for the address and the adapter."""
     made = service.create(f"for the line {line}", keep_state=True)["id"]
-    for name in ("README.md", "CHANGELOG.md"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.setenv("GENADAPTER_URL", service.url)
     monkeypatch.chdir(tmp_path)
     words = shlex.split(ADAPTER_ID.sub(made, line), comments=True)[1:]
@@ -200,3 +200,18 @@ def test_python(page: Path, program: str, service: Service, tmp_path: Path) -> N
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+SETTING = re.compile(r"GENADAPTER_[A-Z_]*[A-Z]")
+READ_BY = ("service", "tools", "bench", "docker-compose.yml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_and_files_that_are_named_exist(page: Path) -> None:
+    files = [path for name in READ_BY for path in ([ROOT / name] if "." in name else (ROOT / name).rglob("*.py"))]
+    known = {f"GENADAPTER_{name.upper()}" for name in Settings.model_fields}
+    known |= set(SETTING.findall("".join(path.read_text() for path in files)))
+    text = page.read_text()
+    assert set(SETTING.findall(text)) <= known
+    named = re.findall(r"`((?:service|generator|bench|tests|tools|docker|k8s|docs|examples)/[\w./-]*)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -74,6 +74,8 @@ def test_a_folder_of_a_hundred_documents(service: Service, tmp_path: Path) -> No
     for number in range(100):
         (documents / f"{number}.md").write_text(f"document {number} of a folder")
     (documents / "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    with pytest.raises(AssertionError, match="nowhere holds no documents"):
+        python(service, tmp_path, "folder.py", "nowhere", "adapters.json")
     shown = python(service, tmp_path, "folder.py", "documents", "adapters.json")
     assert "broken.pdf: " in shown
     assert "100 of 101 documents" in shown
