@@ -47,11 +47,11 @@ def render(schema: dict[str, Any]) -> str:
 
 def by_tag(schema: dict[str, Any]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {tag: [] for tag in TAGS}
-    # POST first: what makes a thing comes before what looks at it.
     for path, operations in schema["paths"].items():
-        for method, operation in sorted(operations.items(), reverse=True):
+        for method, operation in operations.items():
             found.setdefault(operation.get("tags", ["other"])[0], []).append((method.upper(), path, operation))
-    return {tag: operations for tag, operations in found.items() if operations}
+    # POST first: what makes a thing comes before what looks at it.
+    return {tag: sorted(those, key=lambda item: item[0] != "POST") for tag, those in found.items() if those}
 
 
 def operation_text(method: str, path: str, operation: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def operation_text(method: str, path: str, operation: dict[str, Any], schema: di
         for item in operation.get("parameters", [])
         if item["in"] == "query"
     ]:
-        parts.append(table(("parameter", "type", "", ""), rows))
+        parts.append(table(("parameter", "type", "needed", "meaning"), rows))
     content = operation.get("requestBody", {}).get("content", {})
     if JSON_TYPE in content:
         parts += json_body_parts(content[JSON_TYPE], schema)
@@ -142,7 +142,7 @@ def fields_table(component: dict[str, Any]) -> str:
         field_row(name, field, {"required": name in required, **field})
         for name, field in component.get("properties", {}).items()
     ]
-    return table(("field", "type", "", ""), rows) if rows else ""
+    return table(("field", "type", "needed", "meaning"), rows) if rows else ""
 
 
 def field_row(name: str, field: dict[str, Any], said: dict[str, Any]) -> tuple[str, str, str, str]:
