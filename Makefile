@@ -43,7 +43,8 @@ lock: setup ## Resolve locks/cpu.txt anew
 
 .PHONY: fuzz chaos kills soak audit
 fuzz: setup ## Thousands of requests and documents made to break it (FUZZ_CASES: how many of each kind)
-	FUZZ_CASES=$${FUZZ_CASES:-400} $(PYTEST) -s tests/contract/test_schema.py tests/contract/test_fuzz.py tests/hostile
+	FUZZ_CASES=$${FUZZ_CASES:-400} $(PYTEST) -s tests/contract/test_schema.py tests/contract/test_fuzz.py tests/hostile \
+	  tests/integration/test_hostile_requests.py
 
 chaos: setup ## Store and engine killed, paused, slowed under load (CHAOS_MINUTES, CHAOS_SEED)
 	@$(BIN)/python -m tests.chaos
@@ -57,9 +58,12 @@ soak: setup ## The same load for long: nothing may grow (SOAK_MINUTES)
 audit: setup ## Known vulnerabilities of the locked packages (asks the package index)
 	@tools/audit.sh
 
-.PHONY: check-deploy check-live demo-cluster
+.PHONY: check-deploy check-containers check-live demo-cluster
 check-deploy: ## Images, manifests, rules and dashboards, as far as no cluster is needed
 	@tools/check_deploy.sh
+
+check-containers: setup ## docker-compose.yml's services as their containers would run them, without Docker (root; see its head)
+	@$(BIN)/python -m tools.cluster.containers
 
 check-live: setup ## Every query of dashboards and rules against a running system and a real Prometheus
 	@$(BIN)/python -m tools.cluster.live

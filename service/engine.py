@@ -36,6 +36,10 @@ SPARE_CONNECTIONS = 8
 # Of an error's text: one line that a caller can use, and no more of the engine's inside.
 MAX_MESSAGE = 400
 MAX_ERROR_BYTES = 64 * 1024
+# Fields with schemas and grammars, which the engine compiles; and vLLM's words, under status 500, for one that it cannot compile
+# (and for other ends of a single request).
+GRAMMAR_FIELDS = ("response_format", "structured_outputs", "tools")
+FAILED_INSIDE = "Internal server error"
 # vLLM's words, under status 400, for an adapter that its worker could not load: deleted meanwhile, or the store is away. It is
 # no fault of the request; asked again, it is there, or it is said to be gone.
 NOT_LOADED = "was found but could not be loaded"
@@ -109,7 +113,10 @@ class EngineClient:
                         self._http.post(self.base_url + path, json=body, allow_redirects=False)
                     )
                     if response.status != HTTPStatus.OK:
-                        raise upstream_error(response.status, await _read_error(response), adapter_id)
+                        error = await _read_error(response)
+                        if is_of_grammar(response.status, error, body):
+                            raise BadRequest("The schema or grammar of this request cannot be used.")
+                        raise upstream_error(response.status, error, adapter_id)
                 yield response
         finally:
             self._in_flight -= 1
@@ -169,6 +176,12 @@ def error_object(data: bytes | str) -> dict[str, Any]:
             error = value.get("error", value)
             return error if isinstance(error, dict) else {"message": str(error)}
     return {}
+
+
+def is_of_grammar(status: int, error: dict[str, Any], body: dict[str, Any]) -> bool:
+    """Whether the engine blames itself for what it could not compile."""
+    blames_itself = status == HTTPStatus.INTERNAL_SERVER_ERROR and error.get("message") == FAILED_INSIDE
+    return blames_itself and any(body.get(name) for name in GRAMMAR_FIELDS)
 
 
 def upstream_error(status: int, error: dict[str, Any], adapter_id: str | None) -> GenadapterError:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from service.errors import BadRequest, DeadlinePassed, GenadapterError, Unprocessable, UnsupportedType
+from service.schemas import INT64
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -31,6 +32,9 @@ RANGE_ERRORS = frozenset(
 JSON_TYPES = ("application/json",)
 # A body of the largest size comes through a slow line in this time.
 BODY_S = 120.0
+# Whoever reads what is passed on (the engine, its compilers of schemas) may use a stack for it.
+MAX_DEPTH = 100
+INT64_DIGITS = 20
 
 
 def media_type(content_type: str | None) -> str:
@@ -70,11 +74,36 @@ def parse_fields(model: type[Model], fields: Mapping[str, Any]) -> Model:
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object of unknown fields, for what is passed on. Raises BadRequest."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_small_int)
+    except _TooFar:
+        raise BadRequest("A whole number is too large: 64 bits are taken.") from None
     except (ValueError, RecursionError):
         raise BadRequest("The body is not JSON.") from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
+    if _is_deep(value):
+        raise BadRequest(f"The body is nested more than {MAX_DEPTH} deep.")
+    return value
+
+
+def _is_deep(value: dict[str, Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in inner if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+class _TooFar(ValueError):
+    pass
+
+
+def _small_int(digits: str) -> int:
+    """The engine's own messages cannot carry more than 64 bits."""
+    if len(digits) > INT64_DIGITS or not -INT64 <= (value := int(digits)) < INT64:
+        raise _TooFar
     return value
 
 

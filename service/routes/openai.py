@@ -13,7 +13,8 @@ import aiohttp
 from fastapi import APIRouter, Request, Response
 
 from service.disconnect import ClosingStream, while_connected
-from service.errors import BadRequest, DeadlinePassed, GenadapterError, StoreUnavailable, Unprocessable
+from service.engine import GRAMMAR_FIELDS
+from service.errors import BadRequest, DeadlinePassed, GenadapterError, StoreUnavailable, TooLarge, Unprocessable
 from service.routes.documented import COMPLETES, READS, error_responses, free_body, or_events
 from service.schemas import EXAMPLE_ID, MAX_CHOICES
 from service.services import Services, ServicesDep, TenantDep
@@ -28,6 +29,8 @@ MAX_PROMPTS = 64
 DROPPED_FIELDS = ("request_id",)
 # Name hosts that the engine would talk to, or hand it tensors to unpack.
 REFUSED_FIELDS = ("kv_transfer_params", "ec_transfer_params", "prompt_embeds")
+# Of each of `GRAMMAR_FIELDS`: the engine compiles one after the other, and a megabyte takes it minutes.
+MAX_GRAMMAR_BYTES = 16 * 1024
 # Of a message's content. What else there is names addresses to fetch from, or carries files to unpack.
 TEXT_PARTS = frozenset({"text", "refusal", "thinking"})
 CHAT_EXAMPLE = {"model": EXAMPLE_ID, "messages": [{"role": "user", "content": "Where is my boat?"}], "max_tokens": 64}
@@ -132,6 +135,9 @@ def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
     for name in REFUSED_FIELDS:
         if body.get(name) is not None:
             raise BadRequest(f"The field '{name}' is not taken.", param=name)
+    for name in GRAMMAR_FIELDS:
+        if body.get(name) is not None and len(json.dumps(body[name])) > MAX_GRAMMAR_BYTES:
+            raise TooLarge(f"{name}: at most {MAX_GRAMMAR_BYTES} bytes are taken.", param=name)
     if not _is_text(body.get("messages")):
         raise BadRequest("messages: only text is taken.", param="messages")
     if not isinstance(body.get("stream") or False, bool):

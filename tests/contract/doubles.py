@@ -126,6 +126,9 @@ class FakeEngine:
         if word == "unloadable":
             message = f"LoRA adapter '{body['model']}' was found but could not be loaded."
             return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": 400}}, 400)
+        if word == "uncompilable":
+            error = {"message": "Internal server error", "type": "InternalServerError", "code": 500}
+            return JSONResponse({"error": error}, 500)
         if word == "crowded":
             error = {"message": "Too many requests wait.", "type": "RateLimitError", "code": 429}
             return JSONResponse({"error": error}, 429)

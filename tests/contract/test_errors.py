@@ -32,6 +32,10 @@ def check(response: Any, status: int, param: str | None = None) -> dict[str, Any
     return error
 
 
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else []
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}
 
 
@@ -147,6 +151,12 @@ def test_generate_refuses(service: Service, body: Any, status: int, param: str |
         ({"model": "tiny-model", "prompt": "toolong text"}, 400, None),
         ({"model": "tiny-model", "prompt": "explode now"}, 503, None),
         ({"model": "tiny-model", "prompt": "crowded engine"}, 429, None),
+        ({"model": "tiny-model", "prompt": "a", "top_k": 2**63}, 400, None),
+        ({"model": "tiny-model", "prompt": "a", "tools": nested(99)}, 400, None),
+        ({"model": "tiny-model", "prompt": "a", "tools": nested(600)}, 400, None),
+        ({"model": "tiny-model", "prompt": "a", "response_format": {"enum": ["x" * 17_000]}}, 413, "response_format"),
+        ({"model": "tiny-model", "prompt": "uncompilable", "response_format": {"$ref": "#"}}, 400, None),
+        ({"model": "tiny-model", "prompt": "uncompilable"}, 503, None),
         ({"model": "tiny-model", "prompt": "explode now", "stream": True}, 503, None),
     ],
 )

@@ -56,7 +56,8 @@ class Process:
         """Resident bytes, descriptors, threads."""
         folder = Path(f"/proc/{self.process.pid}")
         pages = int((folder / "statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE"), *(len(list((folder / name).iterdir())) for name in ("fd", "task"))
+        descriptors, threads = (len(list((folder / name).iterdir())) for name in ("fd", "task"))
+        return pages * os.sysconf("SC_PAGE_SIZE"), descriptors, threads
 
 
 @pytest.fixture(scope="module")
