@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from service.records import AdapterRecord
 from service.store import Store
 
 PAGE = 100
+IN_FLIGHT = 16
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Sizes:
     few: int  # adapters in the store
     many: int
     rotation: int
-    samples: int  # of each operation, at each size
+    rounds: int
+    samples: int  # of each operation, at each size, in a round
 
 
 async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
@@ -55,26 +57,34 @@ async def _measure(stack: Stack, store: Store, sizes: Sizes) -> dict[str, Any]:
     record, payload = await store.get(template["id"]), await store.payload(template["id"])
     assert record is not None
     assert payload is not None
-    latencies, ids = {}, [record.id]
-    memory = {}
-    await _rotate(stack, ids * 8)
-    for size in (sizes.few, sizes.many):
-        ids += await _fill(store, record, payload, size - len(ids))
-        begin = time.perf_counter()
-        await _rotate(stack, ids[: sizes.rotation])
-        rotation_s = time.perf_counter() - begin
-        latencies[str(size)] = await _operations(stack, ids, size, sizes.samples)
-        latencies[str(size)]["rotation_s"] = rotation_s
-        memory[str(size)] = {name: tree_resident_bytes(pid) for name, pid in stack.processes.items()}
-    return {"milliseconds": latencies, "memory_bytes": memory, "rotation": sizes.rotation}
+    few = [record.id, *await _fill(store, record, payload, sizes.few - 1)]
+    await _rotate(stack, few * 2)
+    times: dict[str, dict[str, list[float]]] = {str(sizes.few): {}, str(sizes.many): {}}
+    memory = []
+    for _ in range(sizes.rounds):  # in turns, so that a slow moment of the machine meets both
+        await _operations(stack, few, sizes, times[str(sizes.few)])
+        more = await _fill(store, record, payload, sizes.many - sizes.few)
+        await _rotate(stack, more[: sizes.rotation])
+        await _operations(stack, few + more, sizes, times[str(sizes.many)])
+        memory.append({name: tree_resident_bytes(pid) for name, pid in stack.processes.items()})
+        await _at_once([store.delete(name, record.tenant) for name in more])
+    medians = {size: {name: median(values) for name, values in found.items()} for size, found in times.items()}
+    return {"milliseconds": medians, "memory_bytes_by_round": memory, "rotation": sizes.rotation}
 
 
 async def _fill(store: Store, like: AdapterRecord, payload: bytes, count: int) -> list[str]:
     """Copies under ids of their own."""
     names = [f"ga-{hashlib.sha256(f'{time.time_ns()}-{i}'.encode()).hexdigest()[:32]}" for i in range(count)]
-    for name in names:
-        await store.publish(dataclasses.replace(like, id=name, created_at=time.time()), payload)
+    await _at_once(
+        [store.publish(dataclasses.replace(like, id=name, created_at=time.time()), payload) for name in names]
+    )
     return names
+
+
+async def _at_once(calls: Sequence[Coroutine[Any, Any, Any]]) -> None:
+    """A few in flight."""
+    for start in range(0, len(calls), IN_FLIGHT):
+        await asyncio.gather(*calls[start : start + IN_FLIGHT])
 
 
 async def _rotate(stack: Stack, ids: list[str]) -> None:
@@ -88,16 +98,17 @@ async def _rotate(stack: Stack, ids: list[str]) -> None:
     await asyncio.gather(*(client() for _ in range(8)))
 
 
-async def _operations(stack: Stack, ids: list[str], size: int, samples: int) -> dict[str, float]:
-    """Median milliseconds of each."""
+async def _operations(stack: Stack, ids: list[str], sizes: Sizes, times: dict[str, list[float]]) -> None:
+    """Milliseconds of each, added to `times`."""
     client = stack.client
     made: list[str] = []
+    warm = ids[:8]
 
     async def create(i: int) -> None:
-        made.append((await contextualize(client, document(size * 1000 + i, 64)))["id"])
+        made.append((await contextualize(client, document(len(ids) * 1000 + i, 64)))["id"])
 
     async def use(i: int) -> None:
-        await ask(client, ids[(i * 7) % 8], question(i), 1)
+        await ask(client, warm[i % len(warm)], question(i), 1)
 
     async def list_page(i: int) -> None:
         _checked(await client.get("/adapters", params={"limit": PAGE}))
@@ -115,15 +126,12 @@ async def _operations(stack: Stack, ids: list[str], size: int, samples: int) -> 
         "list, from the middle": list_later_page,
         "delete": delete,
     }
-    found = {}
+    await _rotate(stack, warm)
     for name, operation in operations.items():
-        times = []
-        for i in range(samples):
+        for i in range(sizes.samples):
             begin = time.perf_counter()
             await operation(i)
-            times.append((time.perf_counter() - begin) * 1000)
-        found[name] = median(times)
-    return found
+            times.setdefault(name, []).append((time.perf_counter() - begin) * 1000)
 
 
 def _checked(response: httpx.Response) -> None:
@@ -174,9 +182,9 @@ BENCHMARK = Benchmark(
     "scale",
     __doc__,
     Profile(
-        cpu=Sizes(few=100, many=10_000, rotation=1000, samples=30),
-        gpu=Sizes(few=100, many=10_000, rotation=1000, samples=100),
-        quick=Sizes(few=4, many=8, rotation=4, samples=2),
+        cpu=Sizes(few=100, many=10_000, rotation=1000, rounds=3, samples=10),
+        gpu=Sizes(few=100, many=10_000, rotation=1000, rounds=5, samples=20),
+        quick=Sizes(few=4, many=8, rotation=4, rounds=1, samples=2),
     ),
     measure,
     ("operation, ms", "few adapters", "many", "many over few"),
