@@ -98,6 +98,7 @@ async function stream(item, body, signal) {
     last = event;
   }
   if (!begun) wait(item, "(an empty answer)");
+  if (item.text.scrollHeight > item.text.clientHeight) item.text.tabIndex = 0; // so that the keyboard can scroll it
   return { ...last.usage, ...last.timings_ms };
 }
 

@@ -80,6 +80,7 @@ async function inWords(action) {
 }
 
 async function errorOf(response) {
+  if (response.status === 401) return new ApiError("The service wants an API key: type it under Settings.", 401);
   let message = `The service answered with status ${response.status} and no explanation.`;
   try {
     message = (await response.json()).error.message;

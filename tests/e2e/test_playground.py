@@ -340,6 +340,7 @@ def test_a_wrong_key_then_the_right_one(driver: Any, start_service: StartService
     locked.until(lambda: locked.text("key-error") == "This service asks for an API key.")
     locked.write("key", "wrong" + Keys.TAB)
     locked.until(lambda: locked.text("key-error") == "The service does not know this API key.")
+    assert "Bearer" not in locked.text("history-error"), "what programs send is no word for people"
     locked.write("key", "right" + Keys.TAB)
     locked.until(lambda: not locked.find("key-error").is_displayed() and locked.find("history-none").is_displayed())
     locked.make("A text of a known caller.")
