@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -35,6 +36,8 @@ BODY_S = 120.0
 # Whoever reads what is passed on (the engine, its compilers of schemas) may use a stack for it.
 MAX_DEPTH = 100
 INT64_DIGITS = 20
+# An escape that is one alone, or part of a pair.
+HALF_CHARACTER = re.compile(rb"\\u[dD][89abcdefABCDEF]")
 
 
 def media_type(content_type: str | None) -> str:
@@ -74,7 +77,7 @@ def parse_fields(model: type[Model], fields: Mapping[str, Any]) -> Model:
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object of unknown fields, for what is passed on. Raises BadRequest."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_small_int)
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_small_int)
     except _TooFar:
         raise BadRequest("A whole number is too large: 64 bits are taken.") from None
     except (ValueError, RecursionError):
@@ -83,7 +86,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequest("The body must be a JSON object.")
     if _is_deep(value):
         raise BadRequest(f"The body is nested more than {MAX_DEPTH} deep.")
+    if HALF_CHARACTER.search(body) and _has_half_characters(value):
+        raise BadRequest("The body holds half of a surrogate pair, which is no character.")
     return value
+
+
+def _has_half_characters(value: dict[str, Any]) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _is_deep(value: dict[str, Any]) -> bool:

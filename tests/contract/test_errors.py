@@ -173,7 +173,17 @@ def test_an_adapter_that_the_engine_could_not_load_may_be_asked_again(service: S
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b'{"model": NaN}', b'{"model": ' + b"9" * 5000 + b"}", b"[" * 100_000]
+    "content",
+    [
+        b'{"model": "tiny-model", "messages": [{"role": "user", "content": "\\ud83d"}]}',
+        b'{"model": "tiny-model", "messages": [{"role": "user", "content": "\xed\xa0\xbd"}]}',
+        '{"model": "tiny-model", "messages": [{"role": "user", "content": "a"}]}'.encode("utf-16"),
+        b"{",
+        b"[]",
+        b'{"model": NaN}',
+        b'{"model": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+    ],
 )
 def test_v1_refuses_bytes(service: Service, content: bytes) -> None:
     check(service.client.post("/v1/chat/completions", content=content, headers=JSON), 400)
