@@ -118,6 +118,10 @@ class Settings(BaseSettings):
     max_queue: int = Field(64, ge=1, description="Documents that wait for the generator before new ones are refused")
     max_batch_tokens: int = Field(8_192, ge=1, description="Tokens that go through the base model in one pass")
     max_completion_tokens: int = Field(32_768, ge=1)
+    # The engine compiles them one after the other; a megabyte takes it minutes.
+    max_grammar_bytes: ByteSize = Field(
+        ByteSize(16 * 1024), ge=0, description="Of each schema, grammar or list of tools; 0: none is taken"
+    )
     max_in_flight: int = Field(512, ge=1, description="Completions that run at once")
     parse_timeout: Duration = timedelta(seconds=30)
     parse_memory_bytes: ByteSize = Field(ByteSize(1024 * MIB), ge=256 * MIB)

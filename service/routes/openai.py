@@ -18,6 +18,7 @@ from service.errors import BadRequest, DeadlinePassed, GenadapterError, StoreUna
 from service.routes.documented import COMPLETES, READS, error_responses, free_body, or_events
 from service.schemas import EXAMPLE_ID, MAX_CHOICES
 from service.services import Services, ServicesDep, TenantDep
+from service.settings import Settings
 from service.store import LIST_LIMIT
 from service.validation import parse_object, read_body, require_json
 
@@ -29,8 +30,6 @@ MAX_PROMPTS = 64
 DROPPED_FIELDS = ("request_id",)
 # Name hosts that the engine would talk to, or hand it tensors to unpack.
 REFUSED_FIELDS = ("kv_transfer_params", "ec_transfer_params", "prompt_embeds")
-# Of each of `GRAMMAR_FIELDS`: the engine compiles one after the other, and a megabyte takes it minutes.
-MAX_GRAMMAR_BYTES = 16 * 1024
 # Of a message's content. What else there is names addresses to fetch from, or carries files to unpack.
 TEXT_PARTS = frozenset({"text", "refusal", "thinking"})
 CHAT_EXAMPLE = {"model": EXAMPLE_ID, "messages": [{"role": "user", "content": "Where is my boat?"}], "max_tokens": 64}
@@ -73,7 +72,7 @@ async def completions(request: Request, services: ServicesDep, tenant: TenantDep
 async def _forward(request: Request, services: Services, tenant: str, path: str) -> Response:
     require_json(request.headers.get("content-type"))
     body = parse_object(await read_body(request))
-    _check(body, services.settings.max_completion_tokens)
+    _check(body, services.settings)
     begin = time.perf_counter()
     adapter_id = await services.resolver.model(body["model"], tenant)
     # What was checked is sent, not the bytes that came: no second parser can read another model name from them.
@@ -127,7 +126,7 @@ def _label(adapter_id: str | None) -> str:
     return "with" if adapter_id else "without"
 
 
-def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
+def _check(body: dict[str, Any], settings: Settings) -> None:
     """What decides who is served, and what would let one request take the whole engine; the rest is the engine's to
     judge."""
     if not isinstance(body.get("model"), str):
@@ -136,8 +135,8 @@ def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
         if body.get(name) is not None:
             raise BadRequest(f"The field '{name}' is not taken.", param=name)
     for name in GRAMMAR_FIELDS:
-        if body.get(name) is not None and len(json.dumps(body[name])) > MAX_GRAMMAR_BYTES:
-            raise TooLarge(f"{name}: at most {MAX_GRAMMAR_BYTES} bytes are taken.", param=name)
+        if body.get(name) is not None and len(json.dumps(body[name])) > settings.max_grammar_bytes:
+            raise TooLarge(f"{name}: at most {settings.max_grammar_bytes} bytes are taken.", param=name)
     if not _is_text(body.get("messages")):
         raise BadRequest("messages: only text is taken.", param="messages")
     if not isinstance(body.get("stream") or False, bool):
@@ -145,7 +144,7 @@ def _check(body: dict[str, Any], max_completion_tokens: int) -> None:
     _check_range(body, "n", 1, MAX_CHOICES)
     _check_range(body, "best_of", 1, MAX_CHOICES)
     for name in ("max_tokens", "max_completion_tokens"):
-        _check_range(body, name, 0 if name in body and body.get("echo") else 1, max_completion_tokens)
+        _check_range(body, name, 0 if name in body and body.get("echo") else 1, settings.max_completion_tokens)
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) > MAX_PROMPTS and not isinstance(prompt[0], int):
         raise Unprocessable(f"prompt: at most {MAX_PROMPTS} prompts are taken in one request.", param="prompt")
