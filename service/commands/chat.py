@@ -80,6 +80,7 @@ def chat(
                 return
             if line == CLEAR:
                 conversation.messages.clear()
+                print("(forgotten)", file=sys.stderr)
             elif line.startswith("/"):
                 print(HELP, file=sys.stderr)
             elif line:

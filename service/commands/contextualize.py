@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,7 +65,9 @@ def contextualize(
         made = client.contextualize(**given) if append is None else client.append(append, **given)
     output.show(made.model_dump(), _summary(made))
     if not as_json and sys.stdout.isatty():
-        print(f"\nAsk it: genadapter chat {made.id}", file=sys.stderr)
+        command = "genadapter" if shutil.which("genadapter") else sys.argv[0]
+        where = "" if url == os.environ.get("GENADAPTER_URL", DEFAULT_URL) else f" --url {url}"
+        print(f"\nAsk it: {command} chat{where} {made.id}", file=sys.stderr)
 
 
 def _source(files: list[str], output: Output) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from service.commands import stages
 from service.routes.playground import FOLDER, INDEX, MEDIA_TYPES
 from tests.contract.conftest import Service, StartService
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(path.name for path in FOLDER.iterdir())
 SCRIPTS = [name for name in FILES if name.endswith(".js")]
 # What turns a string into markup or code; the page has no use for any.
@@ -113,6 +116,14 @@ def test_everything_referred_to_exists(markup: Markup) -> None:
     for name in SCRIPTS:
         imported = re.findall(r'from "\./([^"]+)"', (FOLDER / name).read_text())
         assert set(imported) <= set(SCRIPTS), name
+
+
+def test_the_sample_is_the_one_of_the_examples() -> None:
+    source = (FOLDER / "sources.js").read_text()
+    text = "".join(re.findall(r'^    "(.+)" ?[+,]$', source, re.MULTILINE))
+    assert text == (EXAMPLES / "frogs.txt").read_text().strip()
+    assert stages.QUESTION in source
+    assert stages.QUESTION in (EXAMPLES.parent / "README.md").read_text()
 
 
 def test_ids_are_unique_and_known_to_the_scripts(markup: Markup) -> None:

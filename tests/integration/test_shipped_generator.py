@@ -10,12 +10,16 @@ import torch
 
 from generator import Generator, load_generator
 from generator.checkpoint import default_checkpoint
+from generator.evaluation.engines import InProcess
+from generator.evaluation.items import Asked
 from generator.evaluation.quality import Quality, Tally
 from generator.training.data import Passage, Question
 from generator.training.frozen import FrozenModel
 from generator.training.objectives import Prompts
 from generator.training.step import Adapters
+from service.commands import stages
 
+FROGS = (Path(__file__).parents[2] / "examples" / "frogs.txt").read_text()
 DOCUMENTS = json.loads((Path(__file__).parents[1] / "data" / "knowledge.json").read_text())
 
 
@@ -66,3 +70,12 @@ def test_what_training_optimizes_is_what_inference_uses(generator: Generator) ->
             a_trained, b_trained = (weights[0] for weights in trained[name])
             expected = b @ a
             assert ((b_trained @ a_trained - expected).norm() / expected.norm()).item() < 1e-2, name
+
+
+@pytest.mark.parametrize("text", [FROGS, stages.TEXT], ids=["page and README", "serve"])
+def test_the_first_thing_that_people_try_works(generator: Generator, text: str) -> None:
+    """The question of the page's sample, of the README and of what `serve` prints."""
+    engine = InProcess(generator)
+    asked = Asked("chat", stages.QUESTION, [])
+    replies = [engine.ask([asked], [""], handle, 24)[0].text for handle in (engine.contextualize(text).handle, None)]
+    assert ["18" in reply or "eighteen" in reply for reply in replies] == [True, False], replies
