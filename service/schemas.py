@@ -143,6 +143,10 @@ class ContextualizeResponse(AdapterOut):
     timings_ms: ContextualizeTimings
 
 
+class SourceText(BaseModel):
+    text: str
+
+
 class AdapterList(BaseModel):
     object: Literal["list"] = "list"
     data: list[AdapterOut]

@@ -11,7 +11,7 @@ const WAYS = [
 const SEVERAL = 10;
 const WAITS = "Waits for its turn.";
 const UNKNOWN_TEXT =
-  "Not available: this page does not know the text (it was read by the service, from a file or in another tab). Paste it as text to compare.";
+  "Not available: this page does not know the text, which was read in another tab or for a program. Give it the document again to compare.";
 
 // The three columns, empty. Returns {name: column}.
 export function columns() {

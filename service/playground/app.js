@@ -41,7 +41,7 @@ function fillSample() {
   announce("A sample document and a question are filled in.");
 }
 
-async function source() {
+function source() {
   if (kind() === "file") return fromFiles(byId("files").files);
   if (kind() === "conversation") return fromConversation(byId("conversation").value);
   const given = fromText(byId("text").value);
@@ -56,7 +56,7 @@ async function makeAdapter(event) {
   begin();
   const stopClock = startClock();
   try {
-    const given = await source();
+    const given = source();
     const wanted = wishes();
     const adapter = await (await call(pathOf(wanted), { method: "POST", body: bodyOf(given, wanted) })).json();
     remember(adapter, given);
@@ -67,7 +67,7 @@ async function makeAdapter(event) {
     if (adapter.parent && canGrow(adapter)) startGrowing(adapter); // the next turn of a conversation, say
     else stopGrowing();
     history.load();
-    await attached;
+    await Promise.all([attached, learnText(adapter, given)]);
   } catch (error) {
     rest();
     tell(byId("make-error"), error.message);
@@ -81,6 +81,17 @@ function remember({ id, parent }, { label, text }) {
   const before = parent ? noteOf(parent) : null;
   const whole = before ? wholeText(before.text, text) : text;
   note(id, { label: noteOf(id).label || before?.label || label, text: whole });
+}
+
+// The service tells what it has read in files: the third answer wants that in its prompt, and stays away without.
+async function learnText(adapter, given) {
+  if (given.text !== null) return;
+  try {
+    const { text } = await (await call("contextualize/text", { method: "POST", body: given.body })).json();
+    remember(adapter, { ...given, text });
+  } catch {
+    // the third column says that it does not know the text
+  }
 }
 
 // The service answers when all is done, so that meanwhile only the time can be shown.

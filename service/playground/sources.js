@@ -1,7 +1,6 @@
 // What the visitor gives: a text, files or a conversation, as a request and as the text behind it.
 
 const TURN = /^(system|user|assistant|tool)\s*:\s*/i;
-const TEXT_FILE = /\.(txt|text|md|markdown)$/i;
 
 export const SAMPLE = {
   label: "The glass frogs of Lake Imbari",
@@ -15,7 +14,7 @@ export const SAMPLE = {
   question: "How long does the male guard the eggs? Answer with a short phrase.",
 };
 
-// Each source: {label, text (null when only the service can read it), body, and files or messages}. Throws an Error for people.
+// Each source: {label, text (null: the service reads it), body, and files or messages}. Throws an Error for people.
 export function fromText(text) {
   if (!text.trim()) throw new Error("Paste a text first, or try the sample.");
   return { label: labelOf(text), text, body: { text } };
@@ -49,23 +48,12 @@ function fromLines(input) {
   return messages;
 }
 
-export async function fromFiles(files) {
+export function fromFiles(files) {
   if (!files.length) throw new Error("Choose a file first.");
   const body = new FormData();
   for (const file of files) body.append("file", file, file.name);
   const names = [...files].map((file) => file.name);
-  return { label: names.join(", "), text: await textOf([...files]), files: names, body };
-}
-
-// Null unless all of them are plain text: other types are read by the service.
-async function textOf(files) {
-  if (!files.every((file) => TEXT_FILE.test(file.name))) return null;
-  const decoder = new TextDecoder("utf-8", { fatal: true });
-  try {
-    return (await Promise.all(files.map(async (file) => decoder.decode(await file.arrayBuffer())))).join("\n\n");
-  } catch {
-    return null;
-  }
+  return { label: names.join(", "), text: null, files: names, body };
 }
 
 function labelOf(text) {

@@ -1,5 +1,5 @@
 """POST /contextualize: text, a conversation, documents or files become an adapter. POST /adapters/{id}/append: a new
-adapter that knows more."""
+adapter that knows more. POST /contextualize/text: the text alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.errors import AdapterMismatch, DeadlinePassed, NoState, Unprocessab
 from service.records import AdapterRecord
 from service.routes.documented import CREATES, OF_ADAPTER, error_responses, json_body
 from service.routes.source import read_source
-from service.schemas import ContextualizeOptions, ContextualizeRequest, ContextualizeResponse
+from service.schemas import ContextualizeOptions, ContextualizeRequest, ContextualizeResponse, SourceText
 from service.services import Caller, CallerDep, Services, ServicesDep
 
 router = APIRouter(tags=["adapters"])
@@ -37,6 +37,23 @@ async def contextualize(request: Request, services: ServicesDep, caller: CallerD
     """Reads a document once and keeps what it says as weights. The same request again gives the same adapter, at
     once."""
     return await _create(request, services, caller, None)
+
+
+@router.post(
+    "/contextualize/text",
+    response_model=SourceText,
+    responses=error_responses(*CREATES),
+    openapi_extra=json_body(ContextualizeRequest, multipart=True),
+)
+async def source_text(request: Request, services: ServicesDep, caller: CallerDep) -> SourceText:
+    """What POST /contextualize would read, as text: what is got out of a PDF, or what to put into a prompt instead. Nothing is
+    kept."""
+    try:
+        async with asyncio.timeout(services.settings.contextualize_deadline.total_seconds()):
+            text, _ = await read_source(request, services)
+    except TimeoutError:
+        raise DeadlinePassed() from None
+    return SourceText(text=text)
 
 
 @router.post(

@@ -171,3 +171,16 @@ def test_health_and_metrics(service: Service) -> None:
         assert f"genadapter_{name}" in text
     assert "ga-" not in text, "no id may become a label"
     assert 'route="/adapters/{adapter_id}"' in text
+
+
+def test_the_text_alone(service: Service) -> None:
+    """What is read is what the adapter is made of; nothing is kept."""
+    before = service.client.get("/adapters").json()["first_id"]
+    files = [("file", ("a.md", b"# A\n\nOne.")), ("file", ("b.html", b"<p>Two <b>three</b></p>"))]
+    told = service.client.post("/contextualize/text", files=files).json()["text"]
+    assert "One." in told
+    assert "Two three" in told
+    conversation = {"messages": [{"role": "user", "content": "My boat is red."}]}
+    assert service.client.post("/contextualize/text", json=conversation).json() == {"text": "User: My boat is red."}
+    assert service.client.get("/adapters").json()["first_id"] == before
+    assert service.create(told)["id"] == service.client.post("/contextualize", files=files).json()["id"]

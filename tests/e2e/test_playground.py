@@ -195,7 +195,7 @@ def test_a_conversation(page: Page, open_service: Service) -> None:
     assert made == open_service.create("User: My boat is red.\nAssistant: Noted.")["id"]
 
 
-def test_an_uploaded_pdf_and_a_broken_one(page: Page) -> None:
+def test_an_uploaded_pdf_and_a_broken_one(page: Page, open_service: Service) -> None:
     from tests.e2e.test_serve import pdf
 
     page.upload("broken.pdf", b"%PDF-1.7 and then nothing")
@@ -205,7 +205,21 @@ def test_an_uploaded_pdf_and_a_broken_one(page: Page) -> None:
     page.upload("log.pdf", pdf("The Orchid III is moored at pier 14."))
     page.find("make-button").click()
     page.until(lambda: page.find("adapter-card").is_displayed())
-    assert page.ask("Where is she?")[2].startswith("Not available")
+    page.until(lambda: not page.find("make-button").get_attribute("aria-disabled"))
+    open_service.engine.requests.clear()
+    assert page.ask("Where is she?") == ["Hello wörld"] * 3
+    in_prompt = open_service.engine.requests[-1]["messages"][0]["content"]
+    assert "The Orchid III is moored at pier 14." in in_prompt, "the service told the page what is in the PDF"
+
+
+def test_a_text_that_the_page_does_not_know(page: Page, open_service: Service) -> None:
+    made = open_service.create("Made by a program, and read there.")["id"]
+    page.find("history-reload").click()
+    page.until(lambda: page.all(f"li[data-id={made}] button"))
+    page.all(f"li[data-id={made}] button")[0].click()
+    with_adapter, bare, in_prompt = page.ask("Who?")
+    assert (with_adapter, bare) == ("Hello wörld", "Hello wörld")
+    assert in_prompt.startswith("Not available")
 
 
 def test_a_text_file_is_known_to_the_page(page: Page) -> None:
