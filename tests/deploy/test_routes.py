@@ -74,7 +74,7 @@ def by_nginx(method: str, path: str) -> str | None:
 @pytest.mark.parametrize("route", [by_gateway, by_ingress, by_nginx])
 def test_every_address_reaches_its_role(route: Route) -> None:
     for method, path in routes():
-        reads_documents = path == "/contextualize" or path.endswith("/append")
+        reads_documents = _under(path, "/contextualize") or path.endswith("/append")
         role = "contextualize" if reads_documents else "generate"
         wanted = None if path in INSIDE else f"genadapter-{role}"
         if route is by_ingress and path.endswith("/append"):
