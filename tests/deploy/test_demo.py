@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -24,7 +25,7 @@ def _judge(serve: Callable[[httpx.Request], httpx.Response]) -> dict[str, int]:
     async def ask() -> Found:
         found = Found()
         async with httpx.AsyncClient(transport=httpx.MockTransport(serve)) as client:
-            demo = Demo(Cluster(start_s=1, urls=URLS), found, client)
+            demo = Demo(Cluster(start_s=1, log=Path(), urls=URLS), found, client)
             await demo.make("http://maker", 1)
             await demo.everyone_serves(list(demo.expected))
         return found

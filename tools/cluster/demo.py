@@ -36,6 +36,7 @@ MAKER_PAUSE_S = 1.0
 ANSWER_S = 150.0  # a request that nobody has served by then is lost
 TOLERANCE = 0.05  # nats: which other requests share a step changes the last digits
 BUSY = (429, 502, 503, 504)
+LAST_WORDS = 10  # lines
 FAULTS = ("wrong_answers", "lost_adapters", "lost_requests", "ended_unasked")
 
 
@@ -181,8 +182,16 @@ def _show(cluster: Cluster, found: Found) -> None:
         away = f"{found.away_s[name]:.1f} s" if name in found.away_s else "-"
         for _ in range(child.restarts - (name in found.away_s)):
             found.note("ended_unasked", name)
+            print("\n".join(_last_words(cluster.log, name)))
         print(f"{name:<18}{answered or '-':>9}{away:>20}")
     print(f"\nslowest request, its repetitions included: {found.slowest_s:.1f} s")
+
+
+def _last_words(log: Path, name: str) -> list[str]:
+    """What a part said before each of its ends."""
+    lines = [line for line in log.read_text().splitlines() if line.startswith(f"{name} | ")]
+    ends = [number for number, line in enumerate(lines) if "ended with code" in line]
+    return [line for end in ends for line in lines[max(0, end - LAST_WORDS) : end + 1]]
 
 
 def main() -> int:

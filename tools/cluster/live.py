@@ -22,12 +22,12 @@ from pathlib import Path
 import httpx
 import yaml
 
-from service.children import engine_child, free_port, store_child
+from service.children import engine_child, store_child
 from service.launcher import Child, ChildSpec, Supervisor
 from service.settings import Settings
 from tests.chaos.faults import group_of
 from tools.check_deploy.common import ROOT, Skip, debian_program
-from tools.cluster.parts import ROLES, answers, replica
+from tools.cluster.parts import ROLES, answers, quiet_port, replica
 
 SCRAPE_S = 5
 # The rules of the objectives are evaluated every 30 s, and the first of them over a rate.
@@ -46,7 +46,7 @@ async def scraped(folder: Path) -> AsyncIterator[tuple[str, str, Child]]:
         log = stack.enter_context((folder / "children.log").open("a"))
         supervisor = await stack.enter_async_context(Supervisor(lambda line: print(line, file=log, flush=True)))
         store_spec, redis_url = store_child(folder / "data")
-        engine_spec, engine_url = await asyncio.to_thread(engine_child, settings, redis_url)
+        engine_spec, engine_url = await asyncio.to_thread(engine_child, settings, redis_url, quiet_port())
         cache = {"GENADAPTER_ADAPTER_CACHE": str(folder / "cache")}
         engine_spec = replace(engine_spec, environment={**engine_spec.environment, **cache})
         service_spec, url = replica("service", ",".join(ROLES), redis_url, engine_url)
@@ -63,7 +63,7 @@ async def scraped(folder: Path) -> AsyncIterator[tuple[str, str, Child]]:
 
 def _exporter(redis_url: str) -> tuple[ChildSpec, str]:
     program = debian_program("prometheus-redis-exporter", "prometheus-redis-exporter")
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{quiet_port()}"
     url = f"http://{address}"
     command = [str(program), "-redis.addr", redis_url, "-web.listen-address", address]
     return ChildSpec("redis-exporter", command, dict(os.environ), lambda: answers(f"{url}/health")), url
@@ -71,7 +71,7 @@ def _exporter(redis_url: str) -> tuple[ChildSpec, str]:
 
 def _prometheus(folder: Path, targets: dict[str, str]) -> tuple[ChildSpec, str]:
     program = debian_program("prometheus", "prometheus")
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{quiet_port()}"
     url = f"http://{address}"
     configuration = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": f"{SCRAPE_S}s"}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +21,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from service.children import engine_child, free_port, store_child
+from service.children import LOOPBACK, engine_child, store_child
 from service.launcher import Child, ChildSpec, Supervisor
 from service.settings import Settings
 
@@ -57,6 +59,7 @@ class Cluster:
     """Parts by name; addresses of the replicas and of nginx ("front"); how long a part may take to start."""
 
     start_s: float
+    log: Path
     children: dict[str, Child] = field(default_factory=dict)
     urls: dict[str, str] = field(default_factory=dict)
 
@@ -82,6 +85,16 @@ def nginx_configuration(folder: Path, port: int, upstreams: dict[str, list[str]]
     return NGINX.format(folder=folder, port=port, upstreams=blocks, routes=routes)
 
 
+def quiet_port() -> int:
+    """A free port below those that the kernel gives to outgoing connections: it stays free until a slow starter listens."""
+    first_of_the_kernel = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(first_of_the_kernel // 2, first_of_the_kernel)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+
+
 async def answers(url: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
         async with httpx.AsyncClient(timeout=PROBE_S, trust_env=False) as client:
@@ -93,9 +106,9 @@ async def answers(url: str) -> bool:
 async def started(folder: Path, nginx: str) -> AsyncIterator[Cluster]:
     """All of it, ready, each a child that is started again when it ends. The engines share the store and nothing else."""
     settings = Settings(engine_args="--dtype float32", max_model_len=1024, kv_cache_gib=0.25, _env_file=None)
-    cluster = Cluster(settings.engine_start_timeout.total_seconds())
+    cluster = Cluster(settings.engine_start_timeout.total_seconds(), folder / "children.log")
     async with AsyncExitStack() as stack:
-        log = stack.enter_context((folder / "children.log").open("a"))
+        log = stack.enter_context(cluster.log.open("a"))
         supervisor = await stack.enter_async_context(Supervisor(lambda line: print(line, file=log, flush=True)))
 
         async def ready(*specs: ChildSpec) -> None:
@@ -109,7 +122,7 @@ async def started(folder: Path, nginx: str) -> AsyncIterator[Cluster]:
         await ready(store)
         engines = []
         for number in range(EACH):  # one after the other: each wants every core while it starts
-            spec, url = await asyncio.to_thread(engine_child, settings, redis_url)
+            spec, url = await asyncio.to_thread(engine_child, settings, redis_url, quiet_port())
             cache = {"GENADAPTER_ADAPTER_CACHE": str(folder / f"cache-{number}")}
             await ready(replace(spec, name=f"engine-{number}", environment={**spec.environment, **cache}))
             engines.append(url)
@@ -125,7 +138,7 @@ async def started(folder: Path, nginx: str) -> AsyncIterator[Cluster]:
 
 def replica(name: str, roles: str, redis_url: str, engine_url: str) -> tuple[ChildSpec, str]:
     """One `genadapter serve`, and its address."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://{LOOPBACK}:{quiet_port()}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GENADAPTER_")}
     environment |= {"GENADAPTER_ROLES": roles, "GENADAPTER_REDIS_URL": redis_url, "GENADAPTER_ENGINE_URL": engine_url}
     command = (sys.executable, "-m", "service.cli", "serve", "--port", url.rsplit(":", 1)[1])
@@ -134,7 +147,7 @@ def replica(name: str, roles: str, redis_url: str, engine_url: str) -> tuple[Chi
 
 
 def _front(folder: Path, nginx: str, cluster: Cluster) -> tuple[ChildSpec, str]:
-    port = free_port()
+    port = quiet_port()
     upstreams = {role: [cluster.urls[name].removeprefix("http://") for name in cluster.of(role)] for role in ROLES}
     configuration = folder / "nginx.conf"
     configuration.write_text(nginx_configuration(folder, port, upstreams))
