@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # better.
 MAX_BOUND_CORES = 16
 ENGINE_GRACE_S = 20.0
+
+
+# What torch.compile looks for, beside Python's headers.
+COMPILERS = ("g++", "clang++")
 
 
 class DataDirBusy(SettingsError):
@@ -181,11 +186,20 @@ def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) 
             environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         if preload := _preloads():
             environment["LD_PRELOAD"] = preload
+        if not _can_compile():
+            environment["TORCHDYNAMO_DISABLE"] = "1"
     # The generator's OpenMP setting (backend.load_backend) is not for the engine, which has its own (KMP_BLOCKTIME).
     environment |= {name: value for name, value in os.environ.items() if name != WAIT_POLICY}
     environment["GENADAPTER_REDIS_URL"] = redis_url
     environment["GENADAPTER_GENERATOR"] = str(checkpoint)
     return environment
+
+
+def _can_compile() -> bool:
+    """vLLM compiles some small functions when they are first needed (for logprobs). Where that cannot be done, the request that
+    needs one would end the engine, and with it all others; not compiled they do the same."""
+    compilers = (os.environ.get("CXX", ""), *COMPILERS)
+    return any(map(shutil.which, compilers)) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def _preloads() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service import launcher
+from service import children, launcher
 from service.launcher import KEEPER, ChildFailed, ChildSpec, Supervisor
 
 # Writes its own process id and that of a grandchild, then sleeps.
@@ -160,3 +160,14 @@ def test_the_child_ends_even_when_the_guard_is_killed_too(tmp_path):
         wait_for(lambda: gone(child))
     finally:
         os.kill(grandchild, signal.SIGKILL)
+
+
+def test_an_engine_that_cannot_compile_does_not_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else the first request for log probabilities would end it."""
+    monkeypatch.setattr(children, "is_cpu_build", lambda: True)
+    monkeypatch.setattr(children, "_can_compile", lambda: True)
+    assert "TORCHDYNAMO_DISABLE" not in children.engine_environment("redis://x", tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(children, "is_cpu_build", lambda: True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert children.engine_environment("redis://x", tmp_path)["TORCHDYNAMO_DISABLE"] == "1"
