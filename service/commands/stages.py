@@ -14,7 +14,7 @@ STILL_S = 15.0
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 # For a first look: a text and a question about it that the shipped generator answers.
 TEXT = "The male glass frog of Lake Imbari guards the eggs for eighteen days. Its greatest enemy is the banded heron."
-QUESTION = "How long does the male guard the eggs? Answer with a short phrase."
+QUESTION = "What is the greatest enemy of the glass frog? Answer with a short phrase."
 
 
 class Stages:
@@ -40,7 +40,7 @@ class Stages:
         """Says what is not ready, if nothing has been said for a while."""
         if time.monotonic() - self._said >= STILL_S:
             missing = ", ".join(f"{part} ({state})" for part, state in parts.items() if state != "ok")
-            self.say(f"still waiting for: {missing}")
+            self.say(f"still waiting for: {missing.replace('does not answer', 'does not answer yet')}")
 
     def all_is_ready(self, url: str, settings: Settings) -> None:
         self.say(f"ready on {url}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,10 +73,17 @@ def test_what_training_optimizes_is_what_inference_uses(generator: Generator) ->
             assert ((b_trained @ a_trained - expected).norm() / expected.norm()).item() < 1e-2, name
 
 
-@pytest.mark.parametrize("text", [FROGS, stages.TEXT], ids=["page and README", "serve"])
-def test_the_first_thing_that_people_try_works(generator: Generator, text: str) -> None:
-    """The question of the page's sample, of the README and of what `serve` prints."""
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        (FROGS, "How long does the male guard the eggs? Answer with a short phrase.", "18|eighteen"),
+        (stages.TEXT, stages.QUESTION, "banded heron"),
+    ],
+    ids=["page and README", "serve"],
+)
+def test_what_people_try_first_works(generator: Generator, text: str, question: str, answer: str) -> None:
+    """With the adapter the shipped generator answers, without it the model does not."""
     engine = InProcess(generator)
-    asked = Asked("chat", stages.QUESTION, [])
-    replies = [engine.ask([asked], [""], handle, 24)[0].text for handle in (engine.contextualize(text).handle, None)]
-    assert ["18" in reply or "eighteen" in reply for reply in replies] == [True, False], replies
+    handles = engine.contextualize(text).handle, None
+    replies = [engine.ask([Asked("chat", question, [])], [""], handle, 24)[0].text for handle in handles]
+    assert [bool(re.search(answer, reply)) for reply in replies] == [True, False], replies

@@ -103,4 +103,4 @@ def test_what_takes_long_is_said_again(capsys: pytest.CaptureFixture[str], monke
     assert capsys.readouterr().err == "", "not while something was said a moment ago"
     monkeypatch.setattr(stages, "STILL_S", 0.0)
     said.still({"store": "ok", "engine": "does not answer"})
-    assert capsys.readouterr().err.endswith("still waiting for: engine (does not answer)\n")
+    assert capsys.readouterr().err.endswith("still waiting for: engine (does not answer yet)\n")
