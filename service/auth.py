@@ -72,7 +72,7 @@ def read_keys(path: Path) -> dict[bytes, Key]:
             raise ValueError("it is too large")
         keys = [_key(item) for item in json.loads(path.read_bytes())["keys"]]
     except FileNotFoundError:
-        raise SettingsError(f"API_KEYS_FILE {path} is not there: `genadapter keys add` makes it") from None
+        raise SettingsError(f"GENADAPTER_API_KEYS_FILE: {path} is not there: `genadapter keys add` makes it") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SettingsError(f"API_KEYS_FILE {path} cannot be used: {reason}") from None

@@ -41,6 +41,8 @@ ID_KEY = "ga:secret"
 # What an adapter consists of, in the order in which it is deleted.
 PARTS = ("meta", "factors", "state")
 SECRET_BYTES = 32
+# Seconds between two lines of the log about one kind of failure.
+TELL_AGAIN_S = 10.0
 # A record that others change at the same time is read and changed anew this often.
 CHANGE_TRIES = 20
 # Listing looks at this many index members at most for a page, dead ones included.
@@ -66,6 +68,7 @@ class Store:
         self._index = TenantIndex(client)
         self._observe = observe
         self._secret: bytes | None = None
+        self._told: dict[tuple[str, str], float] = {}
 
     @classmethod
     async def open(
@@ -86,11 +89,18 @@ class Store:
             failed = False
         except (RedisError, OSError, TimeoutError) as error:
             kind = "slow" if isinstance(error, RedisTimeoutError | TimeoutError) else type(error).__name__
-            logger.warning("store: %s failed (%s)", name, kind)
+            self._tell(name, kind)
             raise StoreUnavailable(f"{name}: {kind}") from error
         finally:
             if self._observe is not None:
                 self._observe(name, time.perf_counter() - begin, failed)
+
+    def _tell(self, operation: str, kind: str) -> None:
+        """In an outage every operation fails, the readiness probes' among them: each is told now and then."""
+        now = time.monotonic()
+        if now - self._told.get((operation, kind), -TELL_AGAIN_S) >= TELL_AGAIN_S:
+            self._told[operation, kind] = now
+            logger.warning("store: %s failed (%s)", operation, kind)
 
     async def ping(self) -> None:
         async with self._operation("ping"):

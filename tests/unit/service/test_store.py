@@ -343,3 +343,17 @@ def test_no_command_crosses_slots() -> None:
     assert len(keys) == 8
     for group in keys:
         assert len({key[key.index("{") : key.index("}")] for key in group}) == 1, group
+
+
+def test_an_outage_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    async def use() -> None:
+        away = await Store.open("redis://127.0.0.1:1", timeout_s=0.5)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await away.ping()
+        with pytest.raises(StoreUnavailable):
+            await away.get(adapter_id(1))
+        await away.close()
+
+    asyncio.run(use())
+    assert [record.getMessage().split(" failed")[0] for record in caplog.records] == ["store: ping", "store: get"]
