@@ -11,7 +11,7 @@ export const SAMPLE = {
     "twenty-two degrees. The male guards the eggs for eighteen days and keeps them wet with his legs. Their greatest " +
     "enemy is the banded heron. Since a road was built in 2004 the number of frogs has fallen by half, and a " +
     "foundation led by Amara Keita now breeds them in a former brewery in the town of Leston.",
-  question: "How long does the male guard the eggs? Answer with a short phrase.",
+  question: "Who first described the frogs? Answer with a short phrase.",
 };
 
 // Each source: {label, text (null: the service reads it), body, and files or messages}. Throws an Error for people.

@@ -76,7 +76,7 @@ def test_what_training_optimizes_is_what_inference_uses(generator: Generator) ->
 @pytest.mark.parametrize(
     ("text", "question", "answer"),
     [
-        (FROGS, "How long does the male guard the eggs? Answer with a short phrase.", "18|eighteen"),
+        (FROGS, "Who first described the frogs? Answer with a short phrase.", "Duarte Fonseca"),
         (stages.TEXT, stages.QUESTION, "banded heron"),
     ],
     ids=["page and README", "serve"],
