@@ -30,6 +30,8 @@ from service.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
+# vLLM closes a connection that is idle for 5 s; one that is closed just when it is taken again looks like an engine that died.
+KEEP_S = 2.0
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 # Beside the completions in flight: those that look after the engine's health.
 SPARE_CONNECTIONS = 8
@@ -60,7 +62,7 @@ class EngineClient:
         # Proxies of the environment stay out of it (trust_env is off by default).
         self._http = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=deadline_s),
-            connector=aiohttp.TCPConnector(limit=max_in_flight + SPARE_CONNECTIONS),
+            connector=aiohttp.TCPConnector(limit=max_in_flight + SPARE_CONNECTIONS, keepalive_timeout=KEEP_S),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -109,9 +111,7 @@ class EngineClient:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 with self._translated():
-                    response = await stack.enter_async_context(
-                        self._http.post(self.base_url + path, json=body, allow_redirects=False)
-                    )
+                    response = await stack.enter_async_context(await self._post(path, body))
                     if response.status != HTTPStatus.OK:
                         error = await _read_error(response)
                         if is_of_grammar(response.status, error, body):
@@ -120,6 +120,12 @@ class EngineClient:
                 yield response
         finally:
             self._in_flight -= 1
+
+    async def _post(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        """Sent once more where the connection was closed before any answer: a kept one whose time was over, most likely."""
+        with contextlib.suppress(aiohttp.ServerDisconnectedError):
+            return await self._http.post(self.base_url + path, json=body, allow_redirects=False)
+        return await self._http.post(self.base_url + path, json=body, allow_redirects=False)
 
     async def lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """Without their ends, which are "\\n"; no bound on their length but the engine's own."""
