@@ -5,6 +5,7 @@ python -m bench.overhead
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -44,17 +45,38 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
             if number >= 0:  # the first ones warm it up
                 times[kind].append(seconds * 1000)
     load = [(adapter, question(i)) for i in range(IN_FLIGHT)]
-    rates: dict[str, list[float]] = {"service": [], "engine": []}
+    rates: dict[str, list[float]] = {}
     for _ in range(sizes.rounds):
-        rates["engine"].append((await at_once(stack.engine, load, 32))[0])
-        rates["service"].append((await at_once(stack.client, load, 32))[0])
+        for kind in ("engine /v1/completions", "/generate"):
+            rates.setdefault(kind, []).append(await _tokens_per_s(*kinds[kind]))
+        for kind, client in (("engine, streamed", stack.engine), ("/v1/completions, streamed", stack.client)):
+            rates.setdefault(kind, []).append((await at_once(client, load, 32))[0])
     return {
         "milliseconds": {
             kind: {"median": median(values), "p99": quantile(values, 0.99)} for kind, values in times.items()
         },
         "added_ms": {kind: _added(times, kind) for kind in kinds if not kind.startswith("engine")},
         "tokens_per_s": {kind: median(values) for kind, values in rates.items()},
+        "throughput_over_direct": {
+            "/generate": _ratio(rates["/generate"], rates["engine /v1/completions"]),
+            "/v1/completions, streamed": _ratio(rates["/v1/completions, streamed"], rates["engine, streamed"]),
+        },
     }
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    """Median of pairs of neighbours in time."""
+    return median([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+async def _tokens_per_s(client: httpx.AsyncClient, path: str, fields: dict[str, Any]) -> float:
+    """Of IN_FLIGHT answers at once, taken whole."""
+    bodies = [{**fields, "prompt": question(i), "max_tokens": 32, "seed": i} for i in range(IN_FLIGHT)]
+    begin = time.perf_counter()
+    answers = await asyncio.gather(*(client.post(path, json=body) for body in bodies))
+    seconds = time.perf_counter() - begin
+    tokens = [int(answer.raise_for_status().json()["usage"]["completion_tokens"]) for answer in answers]
+    return sum(tokens) / seconds
 
 
 async def _time(client: httpx.AsyncClient, path: str, fields: dict[str, Any], number: int, tokens: int) -> float:
@@ -75,10 +97,10 @@ def _added(times: dict[str, list[float]], kind: str) -> dict[str, float]:
 
 
 def summary(results: dict[str, Any]) -> dict[str, float]:
-    rates = results["tokens_per_s"]
     return {
         "overhead_ms_median": results["added_ms"]["/generate"]["median"],
-        "throughput_through_service_over_direct": rates["service"] / rates["engine"],
+        "throughput_through_service_over_direct": results["throughput_over_direct"]["/generate"],
+        "streamed_throughput_over_direct": results["throughput_over_direct"]["/v1/completions, streamed"],
     }
 
 
@@ -86,8 +108,8 @@ BENCHMARK = Benchmark(
     "overhead",
     __doc__,
     Profile(
-        cpu=Sizes(requests=40, rounds=5, tokens=4),
-        gpu=Sizes(requests=200, rounds=9, tokens=4),
+        cpu=Sizes(requests=40, rounds=15, tokens=4),
+        gpu=Sizes(requests=200, rounds=15, tokens=4),
         quick=Sizes(requests=2, rounds=1, tokens=1),
     ),
     measure,
