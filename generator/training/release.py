@@ -23,9 +23,13 @@ def release(run: Path, out: Path, results: dict[str, Any] | None = None) -> None
     save_checkpoint(load_network(run / "checkpoint"), out, half=True)
     state = torch.load(run / "state.pt", weights_only=True)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    settings = json.loads((run / "settings.json").read_text())
+    # Where things lay is the machine's affair; what they were, the fingerprints and the record continued from say.
+    for table, name in (("data", "folder"), ("generator", "initialization")):
+        settings[table][name] = Path(settings[table][name]).name
     record = {
         "steps": state["step"],
-        "settings": json.loads((run / "settings.json").read_text()),
+        "settings": settings,
         "held_out_while_training": [entry for entry in log if "held_out" in entry],
         "results": results,
     }

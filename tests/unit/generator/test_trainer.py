@@ -96,6 +96,8 @@ def test_a_run_goes_on_from_another_ones_release(settings: TrainingSettings, tmp
     release(tmp_path / "second", tmp_path / "given again")
     record = json.loads((tmp_path / "given again" / "training.json").read_text())
     assert (record["steps"], record["continued_from"]["steps"]) == (4, 2)
+    assert record["settings"]["generator"]["initialization"] == "given", "no path of the machine"
+    assert "/" not in record["settings"]["data"]["folder"]
     with pytest.raises(ConfigError, match="initialization"):
         Trainer(replace(settings, generator=replace(start, alpha=7.0)), tmp_path / "third")
 
