@@ -1,62 +1,101 @@
-"""Adapters against none: tokens/s and time to first token of requests in flight, by the number of distinct adapters.
+"""Adapters against none: tokens/s and time to first token of requests in flight, by the number of distinct adapters; on a CPU
+also with the LoRA that vLLM's CPU build has of its own (asked directly, without the service).
 
     python -m bench.adapters
 
-Rounds are interleaved (none, 1, 8, 64, none, ...) and compared within the run; the figures are medians over rounds.
+Rounds are interleaved (none, 1, 8, 64, stock, none, ...) and compared within the run; the figures are medians over rounds.
 """
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import httpx
 
 from bench.common import Benchmark, Profile, main, median
 from bench.load import Answer, at_once, contextualize, document, question
-from bench.stack import Stack
+from bench.stack import Stack, stock_engine
+from service.children import is_cpu_build
+from service.client import unpack_peft
+
+STOCK = "stock LoRA"
 
 
 @dataclass(frozen=True)
 class Sizes:
     adapters: tuple[int, ...]  # distinct ones; 0 comes first
+    stock: int  # distinct ones for vLLM's own CPU LoRA
     requests: int  # in flight
     tokens: int  # of each answer
     rounds: int
     document_tokens: int = 256
 
 
+@dataclass(frozen=True)
+class Way:
+    """A server, and what is sent to it at once: (model, prompt)."""
+
+    client: httpx.AsyncClient
+    load: list[tuple[str, str]]
+
+
 async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
     assert stack is not None
     texts = [document(10_000 + i, sizes.document_tokens) for i in range(max(sizes.adapters))]
     ids = [(await contextualize(stack.client, text))["id"] for text in texts]
-    loads = {
-        count: [
-            (ids[i % count] if count else stack.model, question(i)) for i in range(max(sizes.requests, min(count, 64)))
-        ]
-        for count in sizes.adapters
-    }
-    for load in loads.values():  # brings every adapter into the engine, and warms it up
-        await at_once(stack.client, load, 4)
-    rates: dict[int, list[float]] = {count: [] for count in loads}
-    answers: dict[int, list[Answer]] = {count: [] for count in loads}
-    for _ in range(sizes.rounds):
-        for count, load in loads.items():
-            rate, found = await at_once(stack.client, load[: sizes.requests], sizes.tokens)
-            rates[count].append(rate)
-            answers[count] += found
-    none = median(rates[0])
+    async with _stock(stack, ids[: sizes.stock]) as stock:
+        ways = {str(count): Way(stack.client, _load(stack.model, ids[:count], sizes)) for count in sizes.adapters}
+        if stock is not None:
+            ways[f"{sizes.stock}, {STOCK}"] = Way(stock, _load(stack.model, ids[: sizes.stock], sizes))
+        for way in ways.values():  # brings every adapter into the engine, and warms it up
+            await at_once(way.client, way.load, 4)
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        answers: dict[str, list[Answer]] = {name: [] for name in ways}
+        for _ in range(sizes.rounds):
+            for name, way in ways.items():
+                rate, found = await at_once(way.client, way.load[: sizes.requests], sizes.tokens)
+                rates[name].append(rate)
+                answers[name] += found
+    none = median(rates["0"])
     return {
         "requests": sizes.requests,
         "tokens": sizes.tokens,
         "rounds": sizes.rounds,
         "by_adapters": {
-            str(count): {
-                "tokens_per_s": median(rates[count]),
-                "first_token_s": median([a.first_token_s for a in answers[count]]),
-                "over_none": median(rates[count]) / none,
+            name: {
+                "tokens_per_s": median(rates[name]),
+                "first_token_s": median([a.first_token_s for a in answers[name]]),
+                "over_none": median(rates[name]) / none,
             }
-            for count in loads
+            for name in ways
         },
     }
+
+
+def _load(model: str, adapters: list[str], sizes: Sizes) -> list[tuple[str, str]]:
+    """As many as are in flight, and more where that is what every adapter needs to be asked once."""
+    models = adapters or [model]
+    return [(models[i % len(models)], question(i)) for i in range(max(sizes.requests, min(len(models), 64)))]
+
+
+@contextlib.asynccontextmanager
+async def _stock(stack: Stack, ids: list[str]) -> AsyncIterator[httpx.AsyncClient | None]:
+    """An engine without our plugin that has loaded these adapters; None where vLLM's LoRA is the one that we use as well."""
+    if not is_cpu_build():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="genadapter-stock-") as root:
+        folders = {name: Path(root, name) for name in ids}
+        for name, folder in folders.items():
+            archive = await stack.client.get(f"/adapters/{name}/peft")
+            unpack_peft(archive.raise_for_status().content, folder)
+        async with stock_engine(folders) as client:
+            yield client
 
 
 def summary(results: dict[str, Any]) -> dict[str, float]:
@@ -68,9 +107,9 @@ BENCHMARK = Benchmark(
     "adapters",
     __doc__,
     Profile(
-        cpu=Sizes((0, 1, 8, 64), requests=32, tokens=32, rounds=5),
-        gpu=Sizes((0, 1, 8, 64), requests=128, tokens=128, rounds=5),
-        quick=Sizes((0, 2), requests=4, tokens=4, rounds=1),
+        cpu=Sizes((0, 1, 8, 64), stock=8, requests=32, tokens=32, rounds=5),
+        gpu=Sizes((0, 1, 8, 64), stock=8, requests=128, tokens=128, rounds=5),
+        quick=Sizes((0, 2), stock=2, requests=4, tokens=4, rounds=1),
     ),
     measure,
     ("adapters", "tokens/s", "first token, s", "tokens/s over none"),

@@ -46,15 +46,32 @@ class Answer:
     prompt_tokens: int
 
 
-async def ask(client: httpx.AsyncClient, model: str, prompt: str, tokens: int, seed: int = 0) -> Answer:
-    """One streamed completion of exactly `tokens` tokens, of the service or of the engine (OpenAI's API)."""
-    body = {
+def _completion(model: str, prompt: str, tokens: int, seed: int) -> dict[str, Any]:
+    return {
         "model": model,
         "prompt": prompt,
         "max_tokens": tokens,
         "min_tokens": tokens,
         "temperature": 1.0,
         "seed": seed,
+    }
+
+
+async def complete(client: httpx.AsyncClient, model: str, prompt: str, tokens: int, seed: int = 0) -> Answer:
+    """The same answer as `ask` gets, whole: its first token is there when all are."""
+    begin = time.perf_counter()
+    response = await client.post("/v1/completions", json=_completion(model, prompt, tokens, seed))
+    if response.status_code != 200:
+        raise RuntimeError(f"status {response.status_code}: {response.text[:300]}")
+    usage = response.json()["usage"]
+    spent = time.perf_counter() - begin
+    return Answer(spent, spent, usage["completion_tokens"], usage["prompt_tokens"])
+
+
+async def ask(client: httpx.AsyncClient, model: str, prompt: str, tokens: int, seed: int = 0) -> Answer:
+    """One streamed completion of exactly `tokens` tokens, of the service or of the engine (OpenAI's API)."""
+    body = {
+        **_completion(model, prompt, tokens, seed),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -70,12 +87,13 @@ async def ask(client: httpx.AsyncClient, model: str, prompt: str, tokens: int, s
 
 
 async def at_once(
-    client: httpx.AsyncClient, requests: Sequence[tuple[str, str]], tokens: int
+    client: httpx.AsyncClient, requests: Sequence[tuple[str, str]], tokens: int, stream: bool = True
 ) -> tuple[float, list[Answer]]:
     """Every (model, prompt) in flight together: tokens/s of all, and each answer."""
     begin = time.perf_counter()
+    one = ask if stream else complete
     answers = await asyncio.gather(
-        *(ask(client, model, prompt, tokens, seed) for seed, (model, prompt) in enumerate(requests))
+        *(one(client, model, prompt, tokens, seed) for seed, (model, prompt) in enumerate(requests))
     )
     return sum(answer.tokens for answer in answers) / (time.perf_counter() - begin), list(answers)
 

@@ -75,7 +75,8 @@ async def _measure_length(stack: Stack, tokens: int, rounds: int, answer_tokens:
 
 
 async def _rates(stack: Stack, text: str, adapter: str, answer_tokens: int, rounds: int) -> dict[str, float]:
-    """tokens/s of requests in flight about one document, the two ways in turns."""
+    """tokens/s of requests in flight about one document, the two ways in turns; answers are sent whole, so that it is the
+    engine's work that is compared and not that of sending tokens."""
     loads = {
         WAYS[1]: [(stack.model, f"{text}\n\n{question(i)}") for i in range(IN_FLIGHT)],
         WAYS[2]: [(adapter, question(i)) for i in range(IN_FLIGHT)],
@@ -83,7 +84,7 @@ async def _rates(stack: Stack, text: str, adapter: str, answer_tokens: int, roun
     rates: dict[str, list[float]] = {way: [] for way in loads}
     for _ in range(rounds):
         for way, load in loads.items():
-            rates[way].append((await at_once(stack.client, load, answer_tokens))[0])
+            rates[way].append((await at_once(stack.client, load, answer_tokens, stream=False))[0])
     return {way: median(values) for way, values in rates.items()}
 
 

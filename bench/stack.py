@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,22 @@ async def started(engine_arguments: str = "", **settings: str) -> AsyncIterator[
         await _until_ready(client, service)
         processes = {"service": service.pid, "engine": _pid(engine_process), "store": _pid(store_process)}
         yield Stack(client, await _model(client), engine, redis_url, processes)
+
+
+@contextlib.asynccontextmanager
+async def stock_engine(adapters: Mapping[str, Path]) -> AsyncIterator[httpx.AsyncClient]:
+    """vLLM as it comes, without our plugin, serving PEFT LoRAs (name: folder) that it has loaded itself."""
+    async with contextlib.AsyncExitStack() as stack:
+        supervisor = await stack.enter_async_context(Supervisor(lambda _line: None))
+        spec, url = engine_child(Settings(_env_file=None), redis_url="")
+        environment = {**spec.environment, "VLLM_PLUGINS": "none"}  # an allow-list; no plugin has this name
+        child = supervisor.start(replace(spec, name="stock engine", environment=environment))
+        await child.wait_ready(START_TIMEOUT_S)
+        client = await stack.enter_async_context(_client(url))
+        for name, folder in adapters.items():
+            answer = await client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)})
+            answer.raise_for_status()
+        yield client
 
 
 def _pid(child: Any) -> int:

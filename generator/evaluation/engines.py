@@ -19,8 +19,8 @@ from generator.training.objectives import Prompts
 
 # Prompts that share at least so many tokens share their reading too.
 _SHARED_TOKENS = 64
-# Adapters that are kept: a document's own is soon "another document's".
-_KEPT = 4
+# Bytes of adapters that are kept: a document's own was "another document's" some lengths before, or will be.
+_KEPT_BYTES = 1 << 28
 # Of the base model, where its configuration does not say.
 _WINDOW = 1 << 20
 
@@ -108,7 +108,8 @@ class InProcess:
             stored = adapter_numbers(self.config) * BYTES_PER_NUMBER
             self._made[document] = Made(handle, len(ids), time.perf_counter() - begin, stored)
         self._made.move_to_end(document)
-        while len(self._made) > _KEPT:
+        each = sum(a.nbytes + b.nbytes for a, b in self._made[document].handle.values())
+        while len(self._made) > max(2, _KEPT_BYTES // each):
             self._made.popitem(last=False)
         return self._made[document]
 

@@ -37,7 +37,7 @@ class Plan:
     tuned: int = 2  # documents that the fine-tuned LoRAs are made for
     seed: int = 0
     split: str = "test"
-    lengths: tuple[int, ...] = (512, 1024, 2048, 4096)
+    lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384, 32768)
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     depths: tuple[int, ...] = (0, 25, 50, 75, 100)
     questions: int = 4

@@ -101,6 +101,9 @@ class OptimizerSettings:
     steps: int = 1000
     floor: float = 0.1  # of the rate, at the last step
     clip: float = 1.0
+    # Decay of the moving average of the weights, which is what is measured and saved as the checkpoint; 0: the weights
+    # of the last step.
+    average: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
 
 

@@ -9,10 +9,11 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from generator.base_model import fingerprint_base, resolve_base_model
 from generator.checkpoint import load_network, resolve_checkpoint, save_checkpoint
@@ -43,6 +44,10 @@ def _size(parameter: nn.Parameter) -> float:
     return size or parameter.shape[-1] ** -0.5
 
 
+def _moving_average(network: GeneratorNetwork, decay: float) -> AveragedModel:
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+
 class Trainer:
     """One run in one folder."""
 
@@ -67,6 +72,8 @@ class Trainer:
         self._load_data(Text(self.prompts.tokenize, lambda ids: str(tokenizer.decode(ids))))
         self.network = self._network(fingerprint_base(base_folder))
         self.optimizer = self._optimizer()
+        decay = settings.optimizer.average
+        self.average = _moving_average(self.network, decay) if decay else None
         self.step = 0
         self._resume()
         self.workers.same_start(self.network.parameters())
@@ -118,6 +125,13 @@ class Trainer:
         groups.append({"params": [self.gains], "peak": settings.gain_rate})
         return torch.optim.AdamW(groups, lr=settings.rate, weight_decay=0.0, betas=settings.betas)
 
+    @property
+    def result(self) -> GeneratorNetwork:
+        """What the run has to give at this step: the weights, or their moving average."""
+        if self.average is None:
+            return self.network
+        return cast("GeneratorNetwork", self.average.module)
+
     def _rate(self) -> float:
         """Share of the peak rate: a linear warm-up, then a cosine down to the floor."""
         settings = self.settings.optimizer
@@ -158,6 +172,8 @@ class Trainer:
         if math.isfinite(norm):  # else the step is skipped, and the log says so
             self.optimizer.step()
             self._fold_gains()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
         return means, norm
 
     @torch.no_grad()
@@ -174,13 +190,13 @@ class Trainer:
         return report
 
     def _measure(self) -> dict[str, float]:
-        self.network.requires_grad_(False)
-        encoder = Encoder(self.base, self.network, batch_tokens=1)
-        config = self.network.config
+        network = self.result.requires_grad_(False)
+        encoder = Encoder(self.base, network, batch_tokens=1)
+        config = network.config
 
         def adapter(ids: list[int]) -> dict[str, Any]:
             state = encoder.encode([ids], config.strategy)[0]
-            return expand_factors(*factorize(state.s, config), self.network)
+            return expand_factors(*factorize(state.s, config), network)
 
         report = self.quality.measure(adapter).report()
         self.network.requires_grad_(True)
@@ -188,10 +204,13 @@ class Trainer:
         return report
 
     def save(self) -> None:
-        """Network, optimizer and step; the network alone as a checkpoint. Each replaced at once."""
-        save_checkpoint(self.network, self.folder / "checkpoint")
+        """Network, optimizer and step; what the run has to give as a checkpoint. Each replaced at once."""
+        save_checkpoint(self.result, self.folder / "checkpoint")
         scratch = self.folder / "state.pt.new"
-        torch.save({"optimizer": self.optimizer.state_dict(), "step": self.step}, scratch)
+        state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "network": self.network.state_dict()}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        torch.save(state, scratch)
         scratch.rename(self.folder / "state.pt")
 
     def _resume(self) -> None:
@@ -201,8 +220,9 @@ class Trainer:
             )
         if not (self.folder / "state.pt").exists():
             return
-        saved = load_network(self.folder / "checkpoint")
-        self.network.load_state_dict(saved.state_dict())
         state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.device)
+        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from generator.evaluation.items import Asked, Item, Sizes, Source, Text
-from generator.evaluation.tasks.packing import halves, interleaved, packed, unrelated
+from generator.evaluation.tasks.packing import cheap_first, halves, packed, unrelated
 from generator.training.objectives import SHORT_PHRASE
 
 
@@ -15,7 +15,7 @@ def items(sources: list[Source], sizes: Sizes, text: Text) -> list[Item]:
     # A passage must leave room for a distractor in the shortest document.
     fitting = [s for s in asked if s.questions and text.length(s.text) <= 0.9 * min(sizes.lengths)]
     chosen = fitting[: sizes.limit + 1]  # one more: the last one's "another document"
-    return interleaved([_at_length(chosen, fillers, length, sizes, text) for length in sizes.lengths])
+    return cheap_first([(length, _at_length(chosen, fillers, length, sizes, text)) for length in sizes.lengths])
 
 
 def _at_length(chosen: list[Source], fillers: list[Source], length: int, sizes: Sizes, text: Text) -> list[Item]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from generator.evaluation.items import Asked, Item, Sizes, Source, Text, split_passages
-from generator.evaluation.tasks.packing import interleaved
+from generator.evaluation.tasks.packing import cheap_first
 from generator.training.objectives import SHORT_PHRASE
 
 # Sentence, question, answer: nothing that a model can have read elsewhere.
@@ -32,28 +32,33 @@ def items(sources: list[Source], sizes: Sizes, text: Text) -> list[Item]:
     """One item a length, depth and needle."""
     rng = random.Random(sizes.seed)
     hay = rng.sample(sources, len(sources))
-    rows = [
-        [_item(length, depth, index, hay, text) for index in range(min(sizes.limit, len(NEEDLES)))]
-        for length in sizes.lengths
-        for depth in sizes.depths
-    ]
-    return interleaved(rows)
+    rows: list[tuple[int, list[Item]]] = []
+    for length in sizes.lengths:
+        found = [_at_depths(length, index, hay, sizes, text) for index in range(min(sizes.limit, len(NEEDLES)))]
+        rows += [(length, list(at_depth)) for at_depth in zip(*found, strict=True)]
+    return cheap_first(rows)
 
 
-def _item(length: int, depth: int, index: int, hay: list[Source], text: Text) -> Item:
+def _at_depths(length: int, index: int, hay: list[Source], sizes: Sizes, text: Text) -> list[Item]:
+    """One needle in one haystack, at every depth."""
     sentence, question, answer = NEEDLES[index]
     straw = _straw(hay, index, length - text.length(sentence), text)
-    where = round(depth / 100 * len(straw))
-    straw[where:where] = [sentence]
-    return Item(
-        id=f"{length}-{depth}-{index}",
-        group=f"needle {index}",
-        setting=f"{length} at {depth} %",
-        passages=split_passages(" ".join(straw)),
-        asked=[Asked("chat", f"{question} {SHORT_PHRASE}", [answer])],
-        other=split_passages(" ".join(_straw(hay, index + 1, length, text))),
-        joint=" ",
-    )
+    other = split_passages(" ".join(_straw(hay, index + 1, length, text)))
+    made = []
+    for depth in sizes.depths:
+        where = round(depth / 100 * len(straw))
+        made.append(
+            Item(
+                id=f"{length}-{depth}-{index}",
+                group=f"needle {index}",
+                setting=f"{length} at {depth} %",
+                passages=split_passages(" ".join([*straw[:where], sentence, *straw[where:]])),
+                asked=[Asked("chat", f"{question} {SHORT_PHRASE}", [answer])],
+                other=other,
+                joint=" ",
+            )
+        )
+    return made
 
 
 def _straw(hay: list[Source], start: int, tokens: int, text: Text) -> list[str]:

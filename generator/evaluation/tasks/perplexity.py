@@ -7,18 +7,18 @@ from collections import defaultdict
 from typing import Literal
 
 from generator.evaluation.items import Asked, Item, Sizes, Source, Text
-from generator.evaluation.tasks.packing import interleaved, unrelated
+from generator.evaluation.tasks.packing import cheap_first, unrelated
 
 # Tokens that are measured.
 SPAN = 256
 
 
 def completion(sources: list[Source], sizes: Sizes, text: Text) -> list[Item]:
-    return interleaved([_items(sources, sizes, text, length, "continue") for length in sizes.lengths])
+    return cheap_first([(length, _items(sources, sizes, text, length, "continue")) for length in sizes.lengths])
 
 
 def reconstruction(sources: list[Source], sizes: Sizes, text: Text) -> list[Item]:
-    return interleaved([_items(sources, sizes, text, length, "recite") for length in sizes.lengths])
+    return cheap_first([(length, _items(sources, sizes, text, length, "recite")) for length in sizes.lengths])
 
 
 def _items(

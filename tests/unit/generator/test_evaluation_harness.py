@@ -89,6 +89,14 @@ def test_the_same_items_come_first_whatever_the_limit(text: Text) -> None:
     assert all(by_id[item.id] == item.document for item in few)
 
 
+def test_a_run_that_is_cut_short_has_spent_as_much_on_every_length(text: Text) -> None:
+    items = TASKS["documents"].items(articles(40), sizes(limit=8, lengths=(50, 4096, 8192, 16384)), text)  # type: ignore[arg-type]
+    order = [int(item.setting) for item in items]
+    assert sorted(order) == sorted([50, 4096, 8192, 16384] * 8), "with time enough there are all"
+    half = order[: order.index(16384, order.index(16384) + 1)]
+    assert [half.count(length) for length in (50, 4096, 8192, 16384)] == [6, 6, 3, 1]
+
+
 def test_a_needle_stands_where_it_should(text: Text) -> None:
     items = TASKS["needles"].items(
         [Source(str(i), f"{words(9, i)}. {words(9, i + 50)}.") for i in range(30)], sizes(), text

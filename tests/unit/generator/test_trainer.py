@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,11 @@ def settings(tiny_base: Callable[[str], Path], tmp_path: Path) -> TrainingSettin
     )
 
 
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(settings: TrainingSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    settings: TrainingSettings, tmp_path: Path, average: float
+) -> None:
+    settings = replace(settings, optimizer=replace(settings.optimizer, average=average))
     Trainer(settings, tmp_path / "whole").train()
     cut = Trainer(settings, tmp_path / "cut")
     save = cut.save
@@ -100,6 +105,26 @@ def test_a_run_goes_on_from_another_ones_release(settings: TrainingSettings, tmp
     assert "/" not in record["settings"]["data"]["folder"]
     with pytest.raises(ConfigError, match="initialization"):
         Trainer(replace(settings, generator=replace(start, alpha=7.0)), tmp_path / "third")
+
+
+def test_the_checkpoint_is_the_moving_average_of_the_weights(settings: TrainingSettings, tmp_path: Path) -> None:
+    trainer = Trainer(replace(settings, optimizer=replace(settings.optimizer, average=0.5)), tmp_path / "run")
+    seen = []
+    update = trainer._update
+
+    def update_and_look(*args: Any) -> Any:
+        done = update(*args)
+        seen.append(trainer.network.generators[0].B.detach().clone())
+        return done
+
+    trainer._update = update_and_look  # type: ignore[method-assign]
+    trainer.train()
+    expected = seen[0]
+    for b in seen[1:]:
+        expected = 0.5 * expected + 0.5 * b
+    given = load_generator(tmp_path / "run" / "checkpoint").network.generators[0].B
+    torch.testing.assert_close(given, expected)
+    assert not torch.equal(given, seen[-1])
 
 
 def test_an_unknown_precision_is_named(settings: TrainingSettings, tmp_path: Path) -> None:
