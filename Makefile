@@ -36,7 +36,7 @@ train: setup ## Train the shipped generator (resumes)
 	$(BIN)/genadapter train generator/training/configs/smollm2-135m-instruct.toml
 
 eval: setup ## The paper's uses with the shipped generator and the baselines, within an hour: docs/results.md
-	$(BIN)/genadapter eval all --limit 16 --minutes 50 --report docs/results.md
+	$(BIN)/genadapter eval all --limit 16 --minutes 40 --report docs/results.md
 
 lock: setup ## Resolve locks/cpu.txt anew
 	tools/lock.sh
