@@ -75,6 +75,7 @@ async def started(engine_arguments: str = "", **settings: str) -> AsyncIterator[
 async def stock_engine(adapters: Mapping[str, Path]) -> AsyncIterator[httpx.AsyncClient]:
     """vLLM as it comes, without our plugin, serving PEFT LoRAs (name: folder) that it has loaded itself."""
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.sleep, 0.5)  # asyncio closes the ended child's pipe after the child
         supervisor = await stack.enter_async_context(Supervisor(lambda _line: None))
         spec, url = engine_child(Settings(_env_file=None), redis_url="")
         environment = {**spec.environment, "VLLM_PLUGINS": "none"}  # an allow-list; no plugin has this name
