@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.commands.client import EXIT_USAGE
 from service.commands import evaluation as command
+from service.commands.client import EXIT_USAGE
 from service.commands.evaluation import _precision, _publish, evaluation
 
 
