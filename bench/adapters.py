@@ -3,11 +3,12 @@ also with the LoRA that vLLM's CPU build has of its own (asked directly, without
 
     python -m bench.adapters
 
-Rounds are interleaved (none, 1, 8, 64, stock, none, ...) and compared within the run; the figures are medians over rounds.
+Rounds are interleaved (none, 1, 8, 64, stock, none, ...); a ratio is the median of those within a round.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,13 +18,15 @@ from typing import Any
 
 import httpx
 
-from bench.common import Benchmark, Profile, main, median
+from bench.common import Benchmark, Profile, main, median, paired_ratio
 from bench.load import Answer, at_once, contextualize, document, question
 from bench.stack import Stack, stock_engine
 from service.children import is_cpu_build
 from service.client import unpack_peft
 
 STOCK = "stock LoRA"
+# Before each round: threads of the engine that was busy last spin for a while.
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
             await at_once(way.client, way.load, 4)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         answers: dict[str, list[Answer]] = {name: [] for name in ways}
-        for _ in range(sizes.rounds):
+        for number in range(sizes.rounds):
             for name, way in ways.items():
-                rate, found = await at_once(way.client, way.load[: sizes.requests], sizes.tokens)
+                await asyncio.sleep(_PAUSE_S)
+                rate, found = await at_once(way.client, _turn(way.load, number, sizes.requests), sizes.tokens)
                 rates[name].append(rate)
                 answers[name] += found
-    none = median(rates["0"])
     return {
         "requests": sizes.requests,
         "tokens": sizes.tokens,
@@ -70,7 +73,7 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
             name: {
                 "tokens_per_s": median(rates[name]),
                 "first_token_s": median([a.first_token_s for a in answers[name]]),
-                "over_none": median(rates[name]) / none,
+                "over_none": paired_ratio(rates[name], rates["0"]),
             }
             for name in ways
         },
@@ -81,6 +84,12 @@ def _load(model: str, adapters: list[str], sizes: Sizes) -> list[tuple[str, str]
     """As many as are in flight, and more where that is what every adapter needs to be asked once."""
     models = adapters or [model]
     return [(models[i % len(models)], question(i)) for i in range(max(sizes.requests, min(len(models), 64)))]
+
+
+def _turn(load: list[tuple[str, str]], number: int, requests: int) -> list[tuple[str, str]]:
+    """What is in flight in one round: the next ones, so that every adapter has its turn."""
+    start = number * requests % len(load)
+    return (load + load)[start : start + requests]
 
 
 @contextlib.asynccontextmanager
@@ -107,8 +116,8 @@ BENCHMARK = Benchmark(
     "adapters",
     __doc__,
     Profile(
-        cpu=Sizes((0, 1, 8, 64), stock=8, requests=32, tokens=32, rounds=5),
-        gpu=Sizes((0, 1, 8, 64), stock=8, requests=128, tokens=128, rounds=5),
+        cpu=Sizes((0, 1, 8, 64), stock=8, requests=32, tokens=32, rounds=9),
+        gpu=Sizes((0, 1, 8, 64), stock=8, requests=128, tokens=128, rounds=9),
         quick=Sizes((0, 2), stock=2, requests=4, tokens=4, rounds=1),
     ),
     measure,

@@ -175,4 +175,9 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median of the ratios of neighbours in time: a slow moment of the machine meets both."""
+    return median([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
 median = statistics.median

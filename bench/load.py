@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-WORDS = (  # noqa: SIM905
-    "river stone lantern copper orchard signal harbour violet engine meadow archive thunder candle bridge market winter "
-    "garden letter window silver forest captain mirror station valley kitchen pepper island doctor music paper summer"
-).split()
-# Tokens of one such word, with its share of the sentence's rest, in SmolLM2's vocabulary: measured, and only a guess elsewhere.
-_TOKENS_PER_WORD = 1.105
+# Ordinary prose: a document's cost depends on how many different words it has.
+_WORDS = re.findall(r"[A-Za-z]+", (Path(__file__).parents[1] / "LICENSE").read_text().split("END OF TERMS")[0])
+# Tokens of one such word in SmolLM2's vocabulary: measured, and only a guess elsewhere.
+_TOKENS_PER_WORD = 1.133
 
 
 def document(seed: int, tokens: int) -> str:
     """Text of about `tokens` tokens; no two seeds share a beginning, so that no prefix cache knows it."""
     rng = random.Random(seed)
-    words = rng.choices(WORDS, k=int(tokens / _TOKENS_PER_WORD))
+    words = rng.choices(_WORDS, k=int(tokens / _TOKENS_PER_WORD))
     sentences = [" ".join(words[i : i + 12]).capitalize() + "." for i in range(0, len(words), 12)]
     return f"Report {seed}. " + " ".join(sentences)
 
@@ -98,5 +98,20 @@ async def at_once(
     return sum(answer.tokens for answer in answers) / (time.perf_counter() - begin), list(answers)
 
 
+_TOPICS = (
+    "river",
+    "stone",
+    "lantern",
+    "copper",
+    "orchard",
+    "signal",
+    "harbour",
+    "violet",
+    "engine",
+    "meadow",
+    "archive",
+)
+
+
 def question(number: int) -> str:
-    return f"Question {number}: what is said of the {WORDS[number % len(WORDS)]}?\nAnswer:"
+    return f"Question {number}: what is said of the {_TOPICS[number % len(_TOPICS)]}?\nAnswer:"

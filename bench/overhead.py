@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from bench.common import Benchmark, Profile, main, median, quantile
+from bench.common import Benchmark, Profile, main, median, paired_ratio, quantile
 from bench.load import at_once, contextualize, document, question
 from bench.stack import Stack
 
@@ -58,15 +58,10 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
         "added_ms": {kind: _added(times, kind) for kind in kinds if not kind.startswith("engine")},
         "tokens_per_s": {kind: median(values) for kind, values in rates.items()},
         "throughput_over_direct": {
-            "/generate": _ratio(rates["/generate"], rates["engine /v1/completions"]),
-            "/v1/completions, streamed": _ratio(rates["/v1/completions, streamed"], rates["engine, streamed"]),
+            "/generate": paired_ratio(rates["/generate"], rates["engine /v1/completions"]),
+            "/v1/completions, streamed": paired_ratio(rates["/v1/completions, streamed"], rates["engine, streamed"]),
         },
     }
-
-
-def _ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median of pairs of neighbours in time."""
-    return median([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 async def _tokens_per_s(client: httpx.AsyncClient, path: str, fields: dict[str, Any]) -> float:

@@ -93,6 +93,7 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
+    kind: str = "adamw"  # or "muon": an orthogonalized step for every matrix, AdamW for the rest
     # Of each weight's root mean square: Adam moves every entry by the rate, and the closed-form start's weights differ in size
     # by a factor of 25 (one rate for all of them erased A3 within twenty steps).
     rate: float = 1e-2

@@ -29,6 +29,7 @@ from generator.training.data import Mixture, Passage, fingerprint
 from generator.training.frozen import FrozenModel
 from generator.training.journal import Journal
 from generator.training.objectives import Prompts
+from generator.training.optimizers import optimizers
 from generator.training.parallel import Workers
 from generator.training.release import CONTINUED_FILE, RECORD_FILE
 from generator.training.settings import TrainingSettings
@@ -36,12 +37,6 @@ from generator.training.step import Step
 
 # Text that the associative start is measured on: some 20,000 tokens.
 _START_PASSAGES = 120
-
-
-def _size(parameter: nn.Parameter) -> float:
-    """Root mean square of a weight's entries; of one that starts at zero, what a usual initialization would give."""
-    size = parameter.detach().square().mean().sqrt().item()
-    return size or parameter.shape[-1] ** -0.5
 
 
 def _moving_average(network: GeneratorNetwork, decay: float) -> AveragedModel:
@@ -71,7 +66,9 @@ class Trainer:
         self.prompts = Prompts.of(tokenizer)
         self._load_data(Text(self.prompts.tokenize, lambda ids: str(tokenizer.decode(ids))))
         self.network = self._network(fingerprint_base(base_folder))
-        self.optimizer = self._optimizer()
+        # The logarithm of a scale for each target's output, with a rate of its own; folded into B after every step.
+        self.gains = nn.Parameter(torch.zeros(len(self.network.config.targets), device=self.device))
+        self.optimizers = optimizers(self.network, self.gains, settings.optimizer)
         decay = settings.optimizer.average
         self.average = _moving_average(self.network, decay) if decay else None
         self.step = 0
@@ -117,14 +114,6 @@ class Trainer:
         if self.workers.first and (start / RECORD_FILE).is_file():
             shutil.copy(start / RECORD_FILE, self.folder / CONTINUED_FILE)
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        settings = self.settings.optimizer
-        # The logarithm of a scale for each target's output, with a rate of its own; folded into B after every step.
-        self.gains = nn.Parameter(torch.zeros(len(self.network.config.targets), device=self.device))
-        groups = [{"params": [p], "peak": settings.rate * _size(p)} for p in self.network.parameters()]
-        groups.append({"params": [self.gains], "peak": settings.gain_rate})
-        return torch.optim.AdamW(groups, lr=settings.rate, weight_decay=0.0, betas=settings.betas)
-
     @property
     def result(self) -> GeneratorNetwork:
         """What the run has to give at this step: the weights, or their moving average."""
@@ -161,16 +150,18 @@ class Trainer:
                     self.evaluate()
 
     def _update(self, step: Step, passages: list[Passage], rng: random.Random) -> tuple[dict[str, float], float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * self._rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * self._rate()
+            optimizer.zero_grad(set_to_none=True)
         loss, means = step(passages, self.gains, rng)
         loss.backward()  # type: ignore[no-untyped-call]
         trained = [*self.network.parameters(), self.gains]
         self.workers.average_gradients(trained)
         norm = nn.utils.clip_grad_norm_(trained, self.settings.optimizer.clip).item()
         if math.isfinite(norm):  # else the step is skipped, and the log says so
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._fold_gains()
             if self.average is not None:
                 self.average.update_parameters(self.network)
@@ -207,7 +198,11 @@ class Trainer:
         """Network, optimizer and step; what the run has to give as a checkpoint. Each replaced at once."""
         save_checkpoint(self.result, self.folder / "checkpoint")
         scratch = self.folder / "state.pt.new"
-        state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "network": self.network.state_dict()}
+        state = {
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "network": self.network.state_dict(),
+        }
         if self.average is not None:
             state["average"] = self.average.state_dict()
         torch.save(state, scratch)
@@ -224,5 +219,6 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         self.step = state["step"]

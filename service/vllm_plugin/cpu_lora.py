@@ -126,11 +126,12 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
             for slot, rows in self._alone:
                 if rank := _rank(known, slot, i, a):
                     _add_product(part, rows, x[rows], a[slot, 0, :rank], b[slot, 0, :width, :rank], scale)
-            if (batch := self._batch) is not None:
-                # Weights beyond a slot's rank are zero, so that the largest rank serves all.
-                rank = max(_rank(known, slot, i, a) for slot in range(batch.slots.start, batch.slots.stop))
-                if rank:
-                    _add_batch(part, batch, x, a[batch.slots, 0, :rank], b[batch.slots, 0, :width, :rank], scale)
+            batch = self._batch
+            if batch is not None and any(
+                _rank(known, slot, i, a) for slot in range(batch.slots.start, batch.slots.stop)
+            ):
+                # Weights beyond a slot's rank are zero. They are read as well: a batch with gaps takes twice as long.
+                _add_batch(part, batch, x, a[batch.slots, 0], b[batch.slots, 0, :width], scale)
 
     def add_lora_embedding(
         self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **kwargs: Any

@@ -59,11 +59,11 @@ def settings(tiny_base: Callable[[str], Path], tmp_path: Path) -> TrainingSettin
     )
 
 
-@pytest.mark.parametrize("average", [0.0, 0.5])
+@pytest.mark.parametrize("choice", [{}, {"average": 0.5}, {"kind": "muon"}], ids=str)
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
-    settings: TrainingSettings, tmp_path: Path, average: float
+    settings: TrainingSettings, tmp_path: Path, choice: dict[str, Any]
 ) -> None:
-    settings = replace(settings, optimizer=replace(settings.optimizer, average=average))
+    settings = replace(settings, optimizer=replace(settings.optimizer, **choice))
     Trainer(settings, tmp_path / "whole").train()
     cut = Trainer(settings, tmp_path / "cut")
     save = cut.save

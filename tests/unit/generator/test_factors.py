@@ -1,0 +1,46 @@
+"""The polar factor, cut to k: against an SVD, for matrices of every rank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from generator.factors import polar_factors
+
+RANK = 24
+
+
+def matrix(rows: int, columns: int, rank: int) -> Tensor:
+    """Singular values from 1 down to 0.01, and float32's rounding, as a sum over a document's tokens has them."""
+    sides = [torch.linalg.qr(torch.randn(n, rank, dtype=torch.float64))[0] for n in (rows, columns)]
+    return ((sides[0] * torch.logspace(0, -2, rank, dtype=torch.float64)) @ sides[1].mT).float()
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (96, 160), (160, 96)], ids=str)
+@pytest.mark.parametrize("rank", [1, 10, 40, 90])
+def test_the_leading_directions_are_those_of_an_svd(shape: tuple[int, int], rank: int) -> None:
+    torch.manual_seed(rank)
+    s = matrix(*shape, rank)
+    u, v = polar_factors(s, RANK)
+    assert (u.shape, v.shape) == ((shape[0], RANK), (shape[1], RANK))
+    left, singular, right = torch.linalg.svd(s.double(), full_matrices=False)
+    count = min(rank, RANK)
+    torch.testing.assert_close((u @ v.mT).double(), left[:, :count] @ right[:count], atol=2e-4, rtol=0)
+    # What is not there is left empty, and nothing else is.
+    assert (torch.linalg.vector_norm(u, dim=0) > 0).sum() == count
+    assert singular[count - 1] > 0.009
+
+
+def test_each_matrix_of_a_batch_is_decomposed_as_if_alone() -> None:
+    torch.manual_seed(0)
+    batch = torch.stack([matrix(96, 96, rank) for rank in (3, 30, 96)])
+    for together, s in zip(zip(*polar_factors(batch, RANK), strict=True), batch, strict=True):
+        for one, other in zip(together, polar_factors(s, RANK), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_nothing_remembered_is_an_empty_adapter() -> None:
+    u, v = polar_factors(torch.zeros(64, 64), RANK)
+    assert not u.any()
+    assert not v.any()
