@@ -116,7 +116,7 @@ BENCHMARK = Benchmark(
     "adapters",
     __doc__,
     Profile(
-        cpu=Sizes((0, 1, 8, 64), stock=8, requests=32, tokens=32, rounds=9),
+        cpu=Sizes((0, 1, 8, 64), stock=8, requests=32, tokens=64, rounds=7),
         gpu=Sizes((0, 1, 8, 64), stock=8, requests=128, tokens=128, rounds=9),
         quick=Sizes((0, 2), stock=2, requests=4, tokens=4, rounds=1),
     ),
