@@ -106,8 +106,8 @@ def _compressed(matrix: Tensor) -> tuple[Tensor | None, Tensor]:
         return None, matrix
     basis = torch.linalg.qr(matrix @ probe[:, :width])[0]
     core = basis.mT @ matrix
-    left_out = matrix.square().sum() - core.square().sum()
-    return (basis, core) if left_out < _LEFT_OUT**2 * matrix.square().sum() else (None, matrix)
+    whole = matrix.square().sum()
+    return (basis, core) if whole - core.square().sum() < _LEFT_OUT**2 * whole else (None, matrix)
 
 
 @cache
