@@ -27,6 +27,8 @@ class GeneratorSettings:
     window: int = 1024
     prefix_ids: tuple[int, ...] = ()
     initialization: str = "random"  # "associative", or another run's checkpoint: a folder or a shipped name
+    # Of the closed-form output, for targets that the checkpoint named by `initialization` does not have.
+    added_scale: float = 0.2
 
     def to_config(self, base: Any, base_fingerprint: str) -> GeneratorConfig:
         """The network's configuration for this base model. Raises `ConfigError` when a layer has no such module."""

@@ -99,18 +99,31 @@ class Trainer:
         if (self.folder / "state.pt").exists() or wanted.initialization == "random":
             return network
         if wanted.initialization == "associative":
-            sample = random.Random(1).sample([p for ps in self.mixture.sources.values() for p in ps], _START_PASSAGES)
-            associative.initialize(network, self.base, [p.ids for p in sample])
+            self._start_in_closed_form(network)
         else:
             self._go_on_from(resolve_checkpoint(wanted.initialization), network)
         return network
 
+    def _start_in_closed_form(self, network: GeneratorNetwork) -> None:
+        passages = [passage for found in self.mixture.sources.values() for passage in found]
+        sample = random.Random(1).sample(passages, min(len(passages), _START_PASSAGES))
+        associative.initialize(network, self.base, [p.ids for p in sample])
+
     def _go_on_from(self, start: Path, network: GeneratorNetwork) -> None:
-        """Another run's weights. What made them is kept beside this run's own settings."""
-        before = load_network(start)
-        if replace(before.config, base_model=network.config.base_model) != network.config:
+        """Another run's weights; targets that it did not have start in closed form, at `added_scale`. What made the
+        weights is kept beside this run's own settings."""
+        before, config = load_network(start), network.config
+        given = dict(zip(before.config.targets, before.generators, strict=True))
+        known = replace(before.config, base_model=config.base_model, targets=config.targets) == config
+        if not known or not given.keys() <= set(config.targets):
             raise ConfigError(f"initialization: {start} has another configuration than [generator] says")
-        network.load_state_dict(before.state_dict())
+        if len(given) < len(config.targets):
+            self._start_in_closed_form(network)
+        for target, module in zip(config.targets, network.generators, strict=True):
+            if target in given:
+                module.load_state_dict(given[target].state_dict())
+            else:
+                module.B.data.mul_(self.settings.generator.added_scale)
         if self.workers.first and (start / RECORD_FILE).is_file():
             shutil.copy(start / RECORD_FILE, self.folder / CONTINUED_FILE)
 

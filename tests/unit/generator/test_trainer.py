@@ -107,6 +107,25 @@ def test_a_run_goes_on_from_another_ones_release(settings: TrainingSettings, tmp
         Trainer(replace(settings, generator=replace(start, alpha=7.0)), tmp_path / "third")
 
 
+def test_a_run_goes_on_with_more_targets(settings: TrainingSettings, tmp_path: Path) -> None:
+    """Those that the checkpoint has keep their weights; the others start in closed form, at their share of its output."""
+    wanted = settings.generator
+    first = Trainer(replace(settings, optimizer=replace(settings.optimizer, steps=2)), tmp_path / "first")
+    first.train()
+    more = replace(wanted, layers=(0, 2), initialization=str(tmp_path / "first" / "checkpoint"), added_scale=0.25)
+    grown = Trainer(replace(settings, generator=more), tmp_path / "grown").network.generators
+    closed = Trainer(
+        replace(settings, generator=replace(wanted, layers=(0, 2), initialization="associative")), tmp_path / "closed"
+    )
+    for one, other in zip(grown[1:], first.network.generators, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(grown[0].A1, closed.network.generators[0].A1)
+    torch.testing.assert_close(grown[0].B, 0.25 * closed.network.generators[0].B)
+    fewer = replace(more, layers=(2, 2))
+    with pytest.raises(ConfigError, match="initialization"):
+        Trainer(replace(settings, generator=fewer), tmp_path / "fewer")
+
+
 def test_the_checkpoint_is_the_moving_average_of_the_weights(settings: TrainingSettings, tmp_path: Path) -> None:
     trainer = Trainer(replace(settings, optimizer=replace(settings.optimizer, average=0.5)), tmp_path / "run")
     seen = []
