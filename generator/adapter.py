@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from generator.checkpoint import Expander
@@ -36,6 +37,10 @@ class Lora:
     tensors: Mapping[str, tuple[Tensor, Tensor]]  # module: lora_A (k x d_in), lora_B (d_out x k), float32
     rank: int
     alpha: float
+
+    def to(self, dtype: torch.dtype) -> Lora:
+        """The same, rounded to `dtype`."""
+        return Lora({name: (a.to(dtype), b.to(dtype)) for name, (a, b) in self.tensors.items()}, self.rank, self.alpha)
 
     def save_peft(self, folder: Path, base_model_name: str) -> None:
         """Write a folder that `peft.PeftModel.from_pretrained` loads."""

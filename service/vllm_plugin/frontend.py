@@ -101,7 +101,8 @@ class Frontend:
         if payload is None:
             return None
         try:
-            return await self.files.bring(adapter_id, partial(_expand, self._source, payload))
+            dtype = None if self.models is None else self.models.model_config.dtype
+            return await self.files.bring(adapter_id, partial(_expand, self._source, payload, dtype))
         except AdapterDamaged:
             # As the store does with bytes that are not those of the record: removed, so that it can be made anew.
             if record := await store.get(adapter_id):
@@ -135,12 +136,12 @@ class Frontend:
             self._sweep = asyncio.create_task(Sweep(self).run())
 
 
-def _expand(source: AdapterSource, payload: bytes, parent: Path) -> Path:
+def _expand(source: AdapterSource, payload: bytes, dtype: Any, parent: Path) -> Path:
     import torch
 
     # This thread's number. The products are small, and beside a busy engine two threads wait for each other fifteen times longer.
     torch.set_num_threads(1)
-    return source.expand(payload, parent)
+    return source.expand(payload, parent, dtype)
 
 
 def _is_base_of(source: AdapterSource, base_model: str) -> bool:

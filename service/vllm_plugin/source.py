@@ -15,6 +15,8 @@ from service.vllm_plugin.files import write_folder
 from service.vllm_plugin.hooks import logger
 
 if TYPE_CHECKING:
+    import torch
+
     from generator.checkpoint import Expander
 
 # The engine waits for nobody: inside a step every request stands still meanwhile.
@@ -43,8 +45,9 @@ class AdapterSource:
 
         return load_expander(self._checkpoint)
 
-    def expand(self, payload: bytes, parent: Path) -> Path:
-        """A sealed LoRA folder below `parent`. Raises AdapterMismatch or AdapterDamaged."""
+    def expand(self, payload: bytes, parent: Path, dtype: torch.dtype | None = None) -> Path:
+        """A sealed LoRA folder below `parent`, in float32 or in the engine's `dtype`, to which it would round it anyway: half
+        the bytes to write, to check and to read again. Raises AdapterMismatch or AdapterDamaged."""
         from generator.adapter import DamagedAdapter, expand, read_header
 
         try:
@@ -57,6 +60,8 @@ class AdapterSource:
             lora = expand(payload, self.expander)
         except DamagedAdapter as error:
             raise AdapterDamaged(str(error)) from error
+        if dtype is not None:
+            lora = lora.to(dtype)
         return write_folder(parent, lambda folder: lora.save_peft(folder, self.expander.config.base_model))
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 
 import httpx
@@ -88,6 +89,21 @@ def test_each_request_of_a_mixed_batch_gives_what_it_gives_alone(engine: Engine)
         torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=1e-3, atol=1e-3)
     texts = [answer(model, prompts[0])[0] for model in models[:3]]
     assert len(set(texts)) == 3
+
+
+def test_adapters_that_are_moved_to_neighbouring_slots_stay_what_they_are(engine: Engine):
+    names = [engine.publish(seed) for seed in range(20, 24)]  # fill the four slots
+
+    def answer(name: str) -> str:
+        text: str = engine.complete(name, TEXT[:80], max_tokens=24, ignore_eos=True).json()["choices"][0]["text"]
+        return text
+
+    alone = {name: answer(name) for name in names}
+    assert len(set(alone.values())) == len(names)
+    for pair in combinations(names, 2):  # most of them lie apart, and are together long enough to be moved
+        with ThreadPoolExecutor(len(pair)) as pool:
+            assert list(pool.map(answer, pair)) == [alone[name] for name in pair]
+    assert {name: answer(name) for name in names} == alone
 
 
 @pytest.mark.parametrize("end", ["deleted", "expired"])
