@@ -117,13 +117,14 @@ class Trainer:
         known = replace(before.config, base_model=config.base_model, targets=config.targets) == config
         if not known or not given.keys() <= set(config.targets):
             raise ConfigError(f"initialization: {start} has another configuration than [generator] says")
-        if len(given) < len(config.targets):
-            self._start_in_closed_form(network)
-        for target, module in zip(config.targets, network.generators, strict=True):
-            if target in given:
-                module.load_state_dict(given[target].state_dict())
-            else:
+        if added := tuple(target for target in config.targets if target not in given):
+            new = GeneratorNetwork(replace(config, targets=added)).to(self.device)
+            self._start_in_closed_form(new)
+            for target, module in zip(added, new.generators, strict=True):
                 module.B.data.mul_(self.settings.generator.added_scale)
+                given[target] = module
+        for target, module in zip(config.targets, network.generators, strict=True):
+            module.load_state_dict(given[target].state_dict())
         if self.workers.first and (start / RECORD_FILE).is_file():
             shutil.copy(start / RECORD_FILE, self.folder / CONTINUED_FILE)
 

@@ -109,8 +109,9 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
     def swap_slots(self, stacked_a: Sequence[Tensor], one: int, other: int) -> bool:
         """Two slots of a layer change places; whether there is anything in them to be moved."""
         known = self._ranks.setdefault(stacked_a[0].data_ptr(), {})
-        full = tuple(a.shape[2] for a in stacked_a)
-        known[one], known[other] = known.get(other, full), known.get(one, full)
+        known[one], known[other] = (
+            tuple(_rank(known, slot, i, a) for i, a in enumerate(stacked_a)) for slot in (other, one)
+        )
         return any(known[one]) or any(known[other])
 
     def add_lora_linear(
@@ -194,6 +195,13 @@ def _add(y: Tensor, rows: slice | Tensor, delta: Tensor) -> None:
         y.index_add_(0, rows, delta.to(y.dtype))
 
 
+def holds_slots(module: Any) -> bool:
+    """Whether what a layer keeps of its adapters is stacked weights alone, multiplied here."""
+    return isinstance(getattr(module, "punica_wrapper", None), GroupedPunicaWrapperCPU) and all(
+        isinstance(getattr(module, name, None), tuple) for name in ("lora_a_stacked", "lora_b_stacked")
+    )
+
+
 def watch_slots(model_manager: ModuleType) -> None:
     """Tell the wrapper what each slot holds: every write to one goes through `activate_adapter`."""
     manager_class = model_manager.LoRAModelManager
@@ -212,10 +220,9 @@ def _note_slots(manager: Any, lora_id: int) -> None:
     slot = manager.lora_index_to_id.index(lora_id)
     adapter = manager._registered_adapters[lora_id]
     for name, module in manager.modules.items():
-        wrapper = getattr(module, "punica_wrapper", None)
-        stacked = getattr(module, "lora_a_stacked", None)
-        if not isinstance(wrapper, GroupedPunicaWrapperCPU) or not isinstance(stacked, tuple):
+        if not holds_slots(module):
             continue
+        wrapper, stacked = module.punica_wrapper, module.lora_a_stacked
         weights = manager._get_lora_layer_weights(adapter, name)
         slices = [None] * len(stacked) if weights is None else weights.lora_a
         slices = slices if isinstance(slices, list) else [slices]
