@@ -3,13 +3,14 @@ also with the LoRA that vLLM's CPU build has of its own (asked directly, without
 
     python -m bench.adapters
 
-Rounds are interleaved (none, 1, 8, 64, stock, none, ...); a ratio is the median of those within a round.
+Rounds are interleaved (none, 1, none, 8, none, 64, none, stock, ...); a ratio is the median of those with the round before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from bench.stack import Stack, stock_engine
 from service.children import is_cpu_build
 from service.client import unpack_peft
 
+NONE = "0"
 STOCK = "stock LoRA"
 # Before each round: threads of the engine that was busy last spin for a while.
 _PAUSE_S = 1.0
@@ -57,14 +59,15 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
             ways[f"{sizes.stock}, {STOCK}"] = Way(stock, _load(stack.model, ids[: sizes.stock], sizes))
         for way in ways.values():  # brings every adapter into the engine, and warms it up
             await at_once(way.client, way.load, 4)
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        answers: dict[str, list[Answer]] = {name: [] for name in ways}
-        for number in range(sizes.rounds):
-            for name, way in ways.items():
+        none = ways.pop(NONE)
+        rates: dict[str, list[float]] = {name: [] for name in (NONE, *ways)}
+        answers: dict[str, list[Answer]] = {name: [] for name in rates}
+        for number, name in itertools.product(range(sizes.rounds), ways):
+            for asked, way in ((NONE, none), (name, ways[name])):
                 await asyncio.sleep(_PAUSE_S)
                 rate, found = await at_once(way.client, _turn(way.load, number, sizes.requests), sizes.tokens)
-                rates[name].append(rate)
-                answers[name] += found
+                rates[asked].append(rate)
+                answers[asked] += found
     return {
         "requests": sizes.requests,
         "tokens": sizes.tokens,
@@ -73,9 +76,12 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
             name: {
                 "tokens_per_s": median(rates[name]),
                 "first_token_s": median([a.first_token_s for a in answers[name]]),
-                "over_none": paired_ratio(rates[name], rates["0"]),
+                "over_none": paired_ratio(rates[name], before),
             }
-            for name in ways
+            for name, before in [
+                (NONE, rates[NONE]),
+                *((name, rates[NONE][i :: len(ways)]) for i, name in enumerate(ways)),
+            ]
         },
     }
 
