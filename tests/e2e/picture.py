@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.e2e.test_playground import Page, chromium, look
+from tests.e2e.browser import Page, chromium, look
 
 WIDTH = 1200
 SETTLE_S = 1.0  # the bars' transitions
