@@ -11,8 +11,9 @@ With a tokenizer's `decode`, answers are generated too: token F1 and exact match
 from __future__ import annotations
 
 import random
+import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -222,13 +223,22 @@ def another_title(passages: list[Passage], index: int) -> int:
 
 
 def shown(items: list[T], what: str, progress: bool) -> Iterable[T]:
-    """The items, with a progress bar if wanted."""
+    """The items, with their progress on stderr if wanted: a bar on a terminal, ten lines in a log."""
     if not progress:
         return items
     from rich.console import Console
     from rich.progress import track
 
-    return track(items, description=what, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return track(items, description=what, console=console) if console.is_terminal else _logged(items, what)
+
+
+def _logged(items: list[T], what: str) -> Iterator[T]:
+    for done, item in enumerate(items, 1):
+        yield item
+        tenths = 10 * done // len(items)
+        if tenths > 10 * (done - 1) // len(items):
+            print(f"{what}: {10 * tenths} %", file=sys.stderr, flush=True)
 
 
 def held_out(passages: list[Passage], count: int, seed: int = 0, per_title: int = 6, least: int = 1) -> list[Passage]:

@@ -67,7 +67,7 @@ def quality(
 
     output = Output(as_json)
     chosen = tuple(sources.split(",")) if sources else report.DOCUMENTS + report.CONVERSATIONS
-    wanted = report.Wanted(split, limit, seed, chosen, generate=generate, progress=not as_json)
+    wanted = report.Wanted(split, limit, seed, chosen, generate=generate, progress=True)
     try:
         generator = load_generator(
             checkpoint or default_checkpoint(), dtype=resolve_dtype(_precision(dtype, "cpu"), "cpu")
