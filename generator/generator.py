@@ -22,23 +22,29 @@ from generator.state import state_from_bytes, state_to_bytes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Documents share a pass of the base model up to so many tokens. One at a time on a CPU: two cores are busy with a single
-# chunk, and a document's adapter then has the same bits in whatever company it comes. A GPU needs the company.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_BATCH_TOKENS = {"cpu": 1, "cuda": 16_384}
+BATCH_TOKENS = 16_384
 
 
 class Generator:
     """The frozen base model and the trained network. One call at a time; for several threads, a lock is the caller's."""
 
     def __init__(
-        self, base: Any, network: GeneratorNetwork, tokenizer: PreTrainedTokenizerBase | None, expander: Expander
+        self,
+        base: Any,
+        network: GeneratorNetwork,
+        tokenizer: PreTrainedTokenizerBase | None,
+        expander: Expander,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
+        """batch_tokens: documents share a pass of the base model up to so many, padding included. On a CPU one document at a
+        time, whatever it is: some cores are busy with a single chunk, and a document's adapter then has the same bits in
+        whatever company it comes. A GPU needs the company."""
         self.base = base
         self.network = network
         self.tokenizer = tokenizer
         self.expander = expander
-        self.encoder = Encoder(base, network, _BATCH_TOKENS.get(next(base.parameters()).device.type, 1))
+        self.encoder = Encoder(base, network, 1 if next(base.parameters()).device.type == "cpu" else batch_tokens)
 
     @property
     def config(self) -> GeneratorConfig:
@@ -141,10 +147,11 @@ def load_generator(
     base_model: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Generator:
     """Load a checkpoint (folder or shipped name) and its base model (as the checkpoint names it, unless given).
 
-    dtype is the base model's; the network computes in it too, S is always summed in float32.
+    dtype is the base model's; the network computes in it too, S is always summed in float32. batch_tokens: see `Generator`.
     Raises `CheckpointError`, `BaseModelNotFound`.
     """
     root = resolve_checkpoint(checkpoint, base_model)
@@ -165,7 +172,7 @@ def load_generator(
         a1=[module.A1.detach().clone() for module in network.generators],
         b=[module.B.detach().clone() for module in network.generators],
     )
-    return Generator(base, network.to(device, dtype), load_tokenizer(folder), expander)
+    return Generator(base, network.to(device, dtype), load_tokenizer(folder), expander, batch_tokens)
 
 
 def _check_fit(base: Any, config: GeneratorConfig) -> None:

@@ -41,6 +41,9 @@ class Backend(Protocol):
     def base_fingerprint(self) -> str: ...
     @property
     def default_strategy(self) -> str: ...
+    @property
+    def batch_tokens(self) -> int:
+        """Documents share a pass up to so many tokens, padding included; a longer one goes alone."""
 
     def tokenize(self, text: str) -> list[int]: ...
     def encode(
@@ -108,6 +111,10 @@ class TorchBackend:
     def default_strategy(self) -> str:
         return str(self._generator.config.strategy)
 
+    @property
+    def batch_tokens(self) -> int:
+        return int(self._generator.encoder.batch_tokens)
+
     def tokenize(self, text: str) -> list[int]:
         """Without special tokens: the checkpoint says what stands before a chunk."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -159,7 +166,9 @@ def load_backend(settings: Settings) -> Backend:
     from generator.generator import resolve_dtype
 
     dtype = resolve_dtype(settings.dtype, settings.device)
-    generator = load_generator(checkpoint_folder(settings), settings.base_model, settings.device, dtype)
+    generator = load_generator(
+        checkpoint_folder(settings), settings.base_model, settings.device, dtype, settings.max_batch_tokens
+    )
     if generator.tokenizer is None:
         raise ValueError(f"the base model {settings.base_model} has no tokenizer")
     backend = TorchBackend(generator)

@@ -70,7 +70,6 @@ class Contextualizer:
     def __init__(self, holder: BackendHolder, settings: Settings, metrics: Metrics) -> None:
         self._holder = holder
         self._max_queue = settings.max_queue
-        self._max_batch_tokens = settings.max_batch_tokens
         self._max_document_tokens = settings.max_document_tokens
         self._metrics = metrics
         self._waiting: deque[Job] = deque()
@@ -148,7 +147,9 @@ class Contextualizer:
         self._metrics.queue_tokens.set(sum(job.tokens for job in self._waiting))
 
     def _next_batch(self) -> list[Job]:
-        """The oldest job, and those after it of the same strategy while they fit into one pass, padding included."""
+        """The oldest job, and those after it of the same strategy while they fit into one pass, padding included: no more,
+        since all of a batch are answered at its end."""
+        limit = self._holder.get().batch_tokens if self._waiting else 0
         batch: list[Job] = []
         longest = 0
         for job in list(self._waiting):
@@ -157,7 +158,7 @@ class Contextualizer:
                 continue
             if batch and job.reading.strategy != batch[0].reading.strategy:
                 continue
-            if batch and max(longest, job.tokens) * (len(batch) + 1) > self._max_batch_tokens:
+            if batch and max(longest, job.tokens) * (len(batch) + 1) > limit:
                 break
             longest = max(longest, job.tokens)
             self._waiting.remove(job)

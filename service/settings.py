@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     )
     max_document_tokens: int = Field(32_768, ge=1)
     max_queue: int = Field(64, ge=1, description="Documents that wait for the generator before new ones are refused")
-    max_batch_tokens: int = Field(8_192, ge=1, description="Tokens that go through the base model in one pass")
+    max_batch_tokens: int = Field(
+        8_192, ge=1, description="Documents share a pass up to so many tokens (a CPU reads one at a time)"
+    )
     max_completion_tokens: int = Field(32_768, ge=1)
     # The engine compiles them one after the other; a megabyte takes it minutes.
     max_grammar_bytes: ByteSize = Field(

@@ -50,6 +50,7 @@ class FakeBackend:
     fingerprint = GENERATOR_FINGERPRINT
     base_fingerprint = BASE_FINGERPRINT
     default_strategy = "concat"
+    batch_tokens = 8_192
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

@@ -16,9 +16,12 @@ from service.settings import Settings
 from tests.contract.doubles import POISON, FakeBackend, token_of
 
 
-def with_contextualizer(use: Callable[[Contextualizer, FakeBackend], Awaitable[None]], **settings: Any) -> None:
+def with_contextualizer(
+    use: Callable[[Contextualizer, FakeBackend], Awaitable[None]], batch_tokens: int = 8_192, **settings: Any
+) -> None:
     async def run() -> None:
         backend = FakeBackend()
+        backend.batch_tokens = batch_tokens
         holder = BackendHolder(lambda: backend)
         contextualizer = Contextualizer(holder, Settings(_env_file=None, **settings), Metrics())
         with pytest.raises(GeneratorUnavailable):
@@ -59,7 +62,17 @@ def test_what_waits_goes_together_while_it_fits(monkeypatch: pytest.MonkeyPatch)
         assert all(result.queue_ms >= 0 for result in results)
         assert results[1].queue_ms > 30
 
-    with_contextualizer(use, max_batch_tokens=10)
+    with_contextualizer(use, batch_tokens=10)
+
+
+def test_where_documents_share_no_pass_each_is_answered_at_the_end_of_its_own() -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        tasks = await held(contextualizer, backend, [1], [2], [3])
+        backend.open.set()
+        await asyncio.gather(*tasks)
+        assert backend.batches == [[1], [1], [1]]
+
+    with_contextualizer(use, batch_tokens=1)
 
 
 def test_a_document_that_fails_does_not_fail_its_neighbours() -> None:
