@@ -50,10 +50,13 @@ def polar_factors(states: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     the same S, whatever else is in the batch, because each matrix is decomposed on its own, by one thread.
     """
     flat = states.reshape(-1, *states.shape[-2:]).double()
-    with _a_thread_for_each(flat) as each:
-        pairs = list(each(partial(_leading_singular_vectors, rank=rank), flat))
-    u = torch.stack([pair[0] for pair in pairs]).to(states.dtype)
-    v = torch.stack([pair[1] for pair in pairs]).to(states.dtype)
+    if flat.device.type == "cpu":
+        with _a_thread_for_each(flat) as each:
+            pairs = list(each(partial(_leading_singular_vectors, rank=rank), flat))
+        u, v = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    else:
+        u, v = _of_a_batch(flat, rank)
+    u, v = u.to(states.dtype), v.to(states.dtype)
     return u.reshape(*states.shape[:-2], *u.shape[-2:]), v.reshape(*states.shape[:-2], *v.shape[-2:])
 
 
@@ -80,15 +83,29 @@ def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor
         return u, v
     basis, core = _compressed(matrix)
     vectors = torch.linalg.eigh(core @ core.mT)[1][:, -rank:].flip(-1)  # by descending eigenvalue
+    return _factors_of(core, vectors, basis, rank)
+
+
+def _factors_of(core: Tensor, vectors: Tensor, basis: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
+    """U_k and V_k of `basis` times `core` (... x n x r2), from the core's leading left singular vectors (... x n x k)."""
     projected = core.mT @ vectors  # r2 x k: V_k times the singular values
-    singular = torch.linalg.vector_norm(projected, dim=0)
-    kept = singular > NULL_SHARE * singular[0].clamp_min(torch.finfo(matrix.dtype).tiny)
+    singular = torch.linalg.vector_norm(projected, dim=-2, keepdim=True)
+    kept = singular > NULL_SHARE * singular[..., :1].clamp_min(torch.finfo(core.dtype).tiny)
     inverse = torch.where(kept, 1 / torch.where(kept, singular, 1), 0)
     u, v = vectors if basis is None else basis @ vectors, projected * inverse
     # The largest entry of each u is made positive: an eigenvector's sign is otherwise up to the library.
-    sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
-    missing = (0, rank - u.shape[1])  # directions that a matrix of lower rank does not have
+    sign = torch.sign(u.gather(-2, u.abs().argmax(-2, keepdim=True)))
+    missing = (0, rank - u.shape[-1])  # directions that a matrix of lower rank does not have
     return pad(u * sign * kept, missing), pad(v * sign, missing)
+
+
+def _of_a_batch(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """U_k and V_k of N matrices at once, as a GPU wants them: N x r1 x r2 in float64."""
+    if matrices.shape[-2] > matrices.shape[-1]:
+        v, u = _of_a_batch(matrices.mT, rank)
+        return u, v
+    vectors = torch.linalg.eigh(matrices @ matrices.mT)[1][..., -rank:].flip(-1)
+    return _factors_of(matrices, vectors, None, rank)
 
 
 def _compressed(matrix: Tensor) -> tuple[Tensor | None, Tensor]:

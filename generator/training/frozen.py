@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from generator.config import GeneratorConfig
 from generator.encode import EndOfPass, LoraWeights, attached, decoder_layers
 
-# Tokens (padding included) in one pass, which bounds the activations; and how much longer than its shortest row a pass may be.
-_PASS_TOKENS = 2048
-_PADDING = 1.3
+# Tokens (padding included) in one pass, which bounds the activations; and how much longer than its shortest row a pass may be:
+# on a CPU padding costs what tokens cost, on a GPU a pass costs more than its padding.
+_PASS_TOKENS = {"cpu": 2048, "cuda": 24_576}
+_PADDING = {"cpu": 1.3, "cuda": 2.0}
 
 
 @dataclass
@@ -52,13 +53,25 @@ class FrozenModel:
         self.prefix = list(config.prefix_ids)
         self.device = next(base.parameters()).device
 
+    def batches(self, lengths: list[int]) -> list[list[int]]:
+        """Indices in ascending order of length, as many in one pass as fit."""
+        kind = self.device.type
+        most, padding = _PASS_TOKENS[kind], _PADDING[kind]
+        result: list[list[int]] = []
+        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+            length = lengths[index]
+            if result and (len(result[-1]) + 1) * length <= most and length <= padding * lengths[result[-1][0]]:
+                result[-1].append(index)
+            else:
+                result.append([index])
+        return result
+
     @torch.no_grad()
     def read(self, chunks: list[list[int]], lora: LoraWeights | None = None, scaling: float = 0.0) -> list[Chunk]:
         """One pass over each chunk, `lora` attached; chunks of about one length share a pass."""
         result: dict[int, Chunk] = {}
         skip = len(self.prefix)
-        order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
-        for batch in batches(order, [len(chunk) + skip for chunk in chunks]):
+        for batch in self.batches([len(chunk) + skip for chunk in chunks]):
             with attached(self.base, lora or {}, scaling):
                 states, final = self._read([[*self.prefix, *chunks[i]] for i in batch])
             for row, i in enumerate(batch):
@@ -141,16 +154,3 @@ def pad(rows: list[list[int]]) -> Tensor:
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(row)
     return ids
-
-
-def batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Indices in ascending order of length, as many in one pass as fit into `_PASS_TOKENS` padded tokens."""
-    result: list[list[int]] = []
-    for index in order:
-        if result and (len(result[-1]) + 1) * lengths[index] <= _PASS_TOKENS:
-            fits = lengths[index] <= _PADDING * lengths[result[-1][0]]
-            if fits:
-                result[-1].append(index)
-                continue
-        result.append([index])
-    return result

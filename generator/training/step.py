@@ -15,10 +15,13 @@ from generator.factors import factorize
 from generator.model import GeneratorNetwork
 from generator.training import objectives
 from generator.training.data import Passage
-from generator.training.frozen import Chunk, FrozenModel, Half, batches
+from generator.training.frozen import Chunk, FrozenModel, Half
 from generator.training.objectives import Prompts, Row
-from generator.training.polar import polar_factor, polar_with_gradient
+from generator.training.polar import polar_with_gradient
 from generator.training.settings import TrainingSettings
+
+# Objectives that hold an adapter to the frozen model, on what its document does not speak of.
+_NEGATIVES = ("unrelated_text", "unrelated_question")
 
 
 @dataclass
@@ -47,41 +50,57 @@ class Adapters:
         """gains: log of each target's scale; contexts: of each its chunks, and how many of their tokens count."""
         config = network.config
         self.weights: dict[str, tuple[Tensor, Tensor]] = {}
-        pairs = [_token_pairs(network, index, context) for index in range(len(config.targets)) for context in contexts]
-        q, p = _factors(pairs, config)
+        states = torch.cat([_states(network, index, contexts) for index in range(len(config.targets))])
+        u, p = _factors(states, config)
         count = len(contexts)
         for index, target in enumerate(config.targets):
             module = network.generators[index]
             here = slice(index * count, (index + 1) * count)
             b = module.B * gains[index].exp()
-            self.weights[target.name] = (q[here].mT @ module.A1, b @ p[here].mT)
+            self.weights[target.name] = (u[here].mT @ module.A1, b @ p[here].mT)
 
     def for_rows(self, contexts: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """The adapter of each row."""
-        index = torch.tensor(contexts)
+        device = next(iter(self.weights.values()))[0].device
+        index = torch.tensor(contexts, device=device)
         return {name: (a[index], b[index]) for name, (a, b) in self.weights.items()}
 
 
-def _factors(pairs: list[tuple[Tensor, Tensor]], config: GeneratorConfig) -> tuple[Tensor, Tensor]:
-    """Q (N x r1 x k) and P (N x k x r2) with S^ = Q P, of N contexts' keys and values."""
-    if config.norm != "svd":
-        u, v = factorize(torch.stack([keys.mT @ values for keys, values in pairs]), config)
-        return u, v.mT
-    decomposed = [polar_with_gradient(keys, values, config.rank) for keys, values in pairs]
-    return torch.stack([d[0] for d in decomposed]), polar_factor(torch.stack([d[1] for d in decomposed]))
+def _factors(states: Tensor, config: GeneratorConfig) -> tuple[Tensor, Tensor]:
+    """U (N x r1 x k) and P (N x k x r2) with S^ = U P, of N states."""
+    if config.norm == "svd":
+        return polar_with_gradient(states, config.rank)
+    u, v = factorize(states, config)
+    return u, v.mT
 
 
-def _token_pairs(network: GeneratorNetwork, index: int, context: list[tuple[Chunk, int]]) -> tuple[Tensor, Tensor]:
-    """Keys (T x r1) and values (T x r2) of a context's tokens for one target."""
+def _states(network: GeneratorNetwork, index: int, contexts: list[list[tuple[Chunk, int]]]) -> Tensor:
+    """S of each context for one target: contexts x r1 x r2. Keys and values of all tokens in one go, sums by chunk."""
     layer = network.config.targets[index].layer
-    module = network.generators[index]
-    keys, values = [], []
-    for chunk, count in context:
-        mask = torch.ones(1, count, device=chunk.final.device)
-        k, v = module.keys_values(chunk.states[layer][None, :count], chunk.embedding[None, :count], mask)
-        keys.append(k[0])
-        values.append(v[0])
-    return torch.cat(keys), torch.cat(values)
+    parts = [part for context in contexts for part in context]
+    hidden = torch.cat([chunk.states[layer][:count] for chunk, count in parts])
+    embedding = torch.cat([chunk.embedding[:count] for chunk, count in parts])
+    mask = torch.ones(1, len(hidden), device=hidden.device)
+    keys, values = (x[0] for x in network.generators[index].keys_values(hidden[None], embedding[None], mask))
+    sums, start = [], 0
+    for context in contexts:
+        pieces = []
+        for _, count in context:  # a pair across two chunks is none
+            here = slice(start, start + max(0, count - network.config.key_shift))
+            pieces.append(keys[here].mT @ values[here])
+            start += count
+        sums.append(pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0))
+    return torch.stack(sums)
+
+
+def _places(rows: list[Row], objective: str, width: int) -> list[int]:
+    """Where, in the flattened states of rows padded to `width`, the targets of one objective are predicted."""
+    places: list[int] = []
+    for number, row in enumerate(rows):
+        if row.objective == objective:
+            first = number * width + len(row.prompt) - 1
+            places += range(first, first + len(row.target))
+    return places
 
 
 class Step:
@@ -107,7 +126,7 @@ class Step:
         total = sum(
             (weights[name] * torch.stack(parts).sum() / counts[name] for name, parts in losses.items()), torch.zeros(())
         )
-        means = {name: sum(part.item() for part in parts) / counts[name] for name, parts in losses.items()}
+        means = {name: torch.stack(parts).sum().item() / counts[name] for name, parts in losses.items()}
         return total, means
 
     def _read(self, passages: list[Passage], gains: Tensor, rng: random.Random) -> list[Document]:
@@ -161,44 +180,56 @@ class Step:
         self, rows: list[Row], adapters: Adapters, losses: dict[str, list[Tensor]], counts: dict[str, int]
     ) -> None:
         lengths_of = [len(row.prompt) + len(row.target) for row in rows]
-        for indices in batches(sorted(range(len(rows)), key=lengths_of.__getitem__), lengths_of):
+        for indices in self.frozen.batches(lengths_of):
             batch = [rows[i] for i in indices]
             half = self.frozen.lower([row.prompt + row.target for row in batch])
             lora = adapters.for_rows([row.document for row in batch])
-            states = self.frozen.upper(half, lora, self.network.config.scaling)
-            scored = [slice(len(row.prompt) - 1, len(row.prompt) + len(row.target) - 1) for row in batch]
-            lengths = [len(row.target) for row in batch]
-            together = self.frozen.logits(torch.cat([states[i, s] for i, s in enumerate(scored)]))
-            logits = torch.split(together, lengths)
-            teachers = self._teachers(batch, half, scored)
-            for row, row_logits, teacher in zip(batch, logits, teachers, strict=True):
-                counts[row.objective] += len(row.target)
-                losses[row.objective].append(self._loss(row, row_logits, teacher))
+            states = self.frozen.upper(half, lora, self.network.config.scaling).flatten(0, 1)
+            negative = any(row.objective in _NEGATIVES for row in batch)
+            still = self._still(half) if negative else None
+            for objective in sorted({row.objective for row in batch}):
+                places = _places(batch, objective, half.hidden.shape[1])
+                index = torch.tensor(places, device=states.device)
+                taught = still[index] if still is not None and objective in _NEGATIVES else None
+                members = [row for row in batch if row.objective == objective]
+                loss = self._loss(members, self.frozen.logits(states[index]), taught)
+                counts[objective] += len(places)
+                losses[objective].append(loss)
 
     @torch.no_grad()
-    def _teachers(self, batch: list[Row], half: Half, scored: list[slice]) -> list[Tensor | None]:
-        """Logits that rows are held to: the frozen model's own for unrelated rows, those with the text before for completion."""
-        states: list[Tensor | None] = [row.teacher for row in batch]
-        negatives = [i for i, row in enumerate(batch) if row.objective.startswith("unrelated")]
-        if negatives:
-            still = self.frozen.upper(half, {}, 0.0)
-            for i in negatives:
-                states[i] = still[i, scored[i]]
-        for i, row in enumerate(batch):
-            if row.taught is not None:
-                states[i] = self.frozen.final([*row.taught, *row.target])[len(row.taught) - 1 : -1]
-        return [None if state is None else self.frozen.logits(state) for state in states]
+    def _still(self, half: Half) -> Tensor:
+        """The frozen model's own states, which negatives are held to."""
+        return self.frozen.upper(half, {}, 0.0).flatten(0, 1)
 
-    def _loss(self, row: Row, logits: Tensor, teacher: Tensor | None) -> Tensor:
-        ce = objectives.cross_entropy(logits, torch.tensor(row.target, device=logits.device))
-        if teacher is None:
+    @torch.no_grad()
+    def _teacher(self, rows: list[Row], still: Tensor | None) -> Tensor:
+        """Logits that rows of one objective are held to: the frozen model's own for negatives, those with the text before
+        for completion, those with the passage in the prompt for distillation."""
+        if still is None:
+            still = torch.cat([self._taught(row) for row in rows])
+        return self.frozen.logits(still)
+
+    def _taught(self, row: Row) -> Tensor:
+        if row.teacher is not None:
+            return row.teacher
+        assert row.taught is not None  # distillation's rows say how they are taught
+        return self.frozen.final([*row.taught, *row.target])[len(row.taught) - 1 : -1]
+
+    def _loss(self, rows: list[Row], logits: Tensor, still: Tensor | None) -> Tensor:
+        """Sum over the targets' tokens of rows of one objective. still: the frozen model's states there, of negatives."""
+        objective, settings = rows[0].objective, self.settings.objectives
+        if objective == "distillation":
+            return objectives.top_divergence(logits, self._teacher(rows, None), settings.top_k)
+        if objective == "unrelated_question":
+            return objectives.symmetric_divergence(logits, self._teacher(rows, still))
+        if objective == "unrelated_text":
+            return objectives.divergence(logits, self._teacher(rows, still))
+        target = torch.tensor([token for row in rows for token in row.target], device=logits.device)
+        ce = objectives.cross_entropy(logits, target)
+        if objective != "completion":
             return ce
-        if row.objective == "distillation":
-            return objectives.top_divergence(logits, teacher, self.settings.objectives.top_k)
-        if row.objective == "unrelated_question":
-            return objectives.symmetric_divergence(logits, teacher)
-        share = self.settings.objectives.completion_share if row.objective == "completion" else 1.0
-        return share * objectives.divergence(logits, teacher) + (1 - share) * ce
+        share = settings.completion_share
+        return share * objectives.divergence(logits, self._teacher(rows, None)) + (1 - share) * ce
 
     def _score_completion(
         self,
