@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BATCH_TOKENS = 16_384
+# Documents whose states are factorized at once, which a GPU does in little more time than one.
+_FACTORIZED_TOGETHER = 16
 
 
 class Generator:
@@ -83,11 +85,12 @@ class Generator:
     @torch.inference_mode()
     def factorize(self, states: Sequence[State]) -> list[Adapter]:
         """States -> adapters."""
-        adapters = []
-        for state in states:
-            u, v = factorize(state.s, self.config)
-            adapters.append(Adapter(u.cpu(), v.cpu(), self.expander, state.tokens, state.chunks, state))
-        return adapters
+        factors: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, len(states), _FACTORIZED_TOGETHER):
+            some = torch.stack([state.s for state in states[start : start + _FACTORIZED_TOGETHER]])
+            factors += zip(*(factor.cpu() for factor in factorize(some, self.config)), strict=True)
+        pairs = zip(states, factors, strict=True)
+        return [Adapter(u, v, self.expander, state.tokens, state.chunks, state) for state, (u, v) in pairs]
 
     def state_to_bytes(self, state: State) -> bytes:
         """What `encode(..., states=)` needs to go on later."""
@@ -129,6 +132,10 @@ def load_base(folder: Path, device: str, dtype: torch.dtype) -> Any:
     """The frozen base model."""
     from transformers import AutoModelForCausalLM
 
+    if torch.device(device).type == "cuda":
+        # cuDNN's attention makes a plan for every new shape, and documents rarely have the same length twice: half of a
+        # training step's time on an H200. The other kernels need none.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return base.to(device).eval().requires_grad_(False)
 

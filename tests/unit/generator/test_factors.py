@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from generator.factors import polar_factors
+from generator.factors import _singular_vectors_of_a_batch, polar_factors
 
 RANK = 24
 
 
-def matrix(rows: int, columns: int, rank: int) -> Tensor:
-    """Singular values from 1 down to 0.01, and float32's rounding, as a sum over a document's tokens has them."""
+def on_a_gpu(s: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """What a GPU computes, here."""
+    u, v = _singular_vectors_of_a_batch(s[None].double(), rank)
+    return u[0].float(), v[0].float()
+
+
+def matrix(rows: int, columns: int, rank: int, spread: float = 2.0) -> Tensor:
+    """Singular values from 1 down by `spread` decades, and float32's rounding, as a sum over a document's tokens has them."""
     sides = [torch.linalg.qr(torch.randn(n, rank, dtype=torch.float64))[0] for n in (rows, columns)]
-    return ((sides[0] * torch.logspace(0, -2, rank, dtype=torch.float64)) @ sides[1].mT).float()
+    return ((sides[0] * torch.logspace(0, -spread, rank, dtype=torch.float64)) @ sides[1].mT).float()
 
 
+@pytest.mark.parametrize("factors", [polar_factors, on_a_gpu])
 @pytest.mark.parametrize("shape", [(128, 128), (96, 160), (160, 96)], ids=str)
 @pytest.mark.parametrize("rank", [1, 10, 40, 90])
-def test_the_leading_directions_are_those_of_an_svd(shape: tuple[int, int], rank: int) -> None:
+def test_the_leading_directions_are_those_of_an_svd(
+    shape: tuple[int, int], rank: int, factors: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+) -> None:
     torch.manual_seed(rank)
     s = matrix(*shape, rank)
-    u, v = polar_factors(s, RANK)
+    u, v = factors(s, RANK)
     assert (u.shape, v.shape) == ((shape[0], RANK), (shape[1], RANK))
     left, singular, right = torch.linalg.svd(s.double(), full_matrices=False)
     count = min(rank, RANK)
@@ -30,6 +41,17 @@ def test_the_leading_directions_are_those_of_an_svd(shape: tuple[int, int], rank
     # What is not there is left empty, and nothing else is.
     assert (torch.linalg.vector_norm(u, dim=0) > 0).sum() == count
     assert singular[count - 1] > 0.009
+
+
+@pytest.mark.parametrize("factors", [polar_factors, on_a_gpu])
+def test_a_spread_of_four_decades_keeps_every_direction(
+    factors: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+) -> None:
+    torch.manual_seed(0)
+    s = matrix(40, 60, RANK, spread=4.0)
+    u, v = factors(s, RANK)
+    left, _, right = torch.linalg.svd(s.double(), full_matrices=False)
+    torch.testing.assert_close((u @ v.mT).double(), left[:, :RANK] @ right[:RANK], rtol=0, atol=1e-2)
 
 
 def test_each_matrix_of_a_batch_is_decomposed_as_if_alone() -> None:
@@ -40,7 +62,8 @@ def test_each_matrix_of_a_batch_is_decomposed_as_if_alone() -> None:
             assert torch.equal(one, other)
 
 
-def test_nothing_remembered_is_an_empty_adapter() -> None:
-    u, v = polar_factors(torch.zeros(64, 64), RANK)
+@pytest.mark.parametrize("factors", [polar_factors, on_a_gpu])
+def test_nothing_remembered_is_an_empty_adapter(factors: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:
+    u, v = factors(torch.zeros(64, 64), RANK)
     assert not u.any()
     assert not v.any()
