@@ -27,7 +27,10 @@ class Workers:
 
     @classmethod
     def join(cls, device: str) -> Workers:
-        """The processes that torchrun started, or this one alone. `device`: "cuda" becomes the process's own GPU."""
+        """The processes that torchrun started, or this one alone. `device`: "cuda" becomes the process's own GPU; "auto" is
+        that where there is one, "cpu" elsewhere."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls(device=device)

@@ -113,7 +113,7 @@ class OptimizerSettings:
 @dataclass(frozen=True)
 class RunSettings:
     seed: int = 0
-    device: str = "cpu"
+    device: str = "cpu"  # or "cuda", or "auto": a GPU where there is one
     dtype: str = "float32"  # of the frozen base model; the network and all sums stay in float32
     gradient_checkpointing: bool = False  # the upper layers twice, instead of their activations in memory
     threads: int = 2
