@@ -185,16 +185,14 @@ class Step:
             half = self.frozen.lower([row.prompt + row.target for row in batch])
             lora = adapters.for_rows([row.document for row in batch])
             states = self.frozen.upper(half, lora, self.network.config.scaling).flatten(0, 1)
-            negative = any(row.objective in _NEGATIVES for row in batch)
-            still = self._still(half) if negative else None
+            still = self._still(half) if any(row.objective in _NEGATIVES for row in batch) else None
             for objective in sorted({row.objective for row in batch}):
                 places = _places(batch, objective, half.hidden.shape[1])
                 index = torch.tensor(places, device=states.device)
-                taught = still[index] if still is not None and objective in _NEGATIVES else None
+                unmoved = still[index] if still is not None and objective in _NEGATIVES else None
                 members = [row for row in batch if row.objective == objective]
-                loss = self._loss(members, self.frozen.logits(states[index]), taught)
                 counts[objective] += len(places)
-                losses[objective].append(loss)
+                losses[objective].append(self._loss(members, self.frozen.logits(states[index]), unmoved))
 
     @torch.no_grad()
     def _still(self, half: Half) -> Tensor:
@@ -202,12 +200,10 @@ class Step:
         return self.frozen.upper(half, {}, 0.0).flatten(0, 1)
 
     @torch.no_grad()
-    def _teacher(self, rows: list[Row], still: Tensor | None) -> Tensor:
+    def _teacher(self, rows: list[Row], unmoved: Tensor | None) -> Tensor:
         """Logits that rows of one objective are held to: the frozen model's own for negatives, those with the text before
         for completion, those with the passage in the prompt for distillation."""
-        if still is None:
-            still = torch.cat([self._taught(row) for row in rows])
-        return self.frozen.logits(still)
+        return self.frozen.logits(torch.cat([self._taught(row) for row in rows]) if unmoved is None else unmoved)
 
     def _taught(self, row: Row) -> Tensor:
         if row.teacher is not None:
@@ -215,21 +211,21 @@ class Step:
         assert row.taught is not None  # distillation's rows say how they are taught
         return self.frozen.final([*row.taught, *row.target])[len(row.taught) - 1 : -1]
 
-    def _loss(self, rows: list[Row], logits: Tensor, still: Tensor | None) -> Tensor:
-        """Sum over the targets' tokens of rows of one objective. still: the frozen model's states there, of negatives."""
+    def _loss(self, rows: list[Row], logits: Tensor, unmoved: Tensor | None) -> Tensor:
+        """Sum over the targets' tokens of rows of one objective. unmoved: the frozen model's states there, of negatives."""
         objective, settings = rows[0].objective, self.settings.objectives
-        if objective == "distillation":
-            return objectives.top_divergence(logits, self._teacher(rows, None), settings.top_k)
-        if objective == "unrelated_question":
-            return objectives.symmetric_divergence(logits, self._teacher(rows, still))
-        if objective == "unrelated_text":
-            return objectives.divergence(logits, self._teacher(rows, still))
         target = torch.tensor([token for row in rows for token in row.target], device=logits.device)
-        ce = objectives.cross_entropy(logits, target)
-        if objective != "completion":
-            return ce
+        if objective in ("answers", "reconstruction"):
+            return objectives.cross_entropy(logits, target)
+        teacher = self._teacher(rows, unmoved)
+        if objective == "distillation":
+            return objectives.top_divergence(logits, teacher, settings.top_k)
+        if objective == "unrelated_question":
+            return objectives.symmetric_divergence(logits, teacher)
+        if objective == "unrelated_text":
+            return objectives.divergence(logits, teacher)
         share = settings.completion_share
-        return share * objectives.divergence(logits, self._teacher(rows, None)) + (1 - share) * ce
+        return share * objectives.divergence(logits, teacher) + (1 - share) * objectives.cross_entropy(logits, target)
 
     def _score_completion(
         self,
