@@ -7,7 +7,6 @@
     source        Redis and the generator's expansion
     safe_loading  a load inside a step fails its requests and nothing else (worker and engine core)
     cpu_lora      the LoRA product on CPUs (worker), named to vLLM by `platform`
-    cpu_slots     the adapters of a step in neighbouring slots (worker, CPUs)
     cpu_seeds     seeded requests with long prompts do not end the engine (worker, CPUs)
 
 vLLM calls `register` in every one of its processes, some of which never need most of this: everything heavy waits until
@@ -28,7 +27,6 @@ def register() -> None:
     if not hooks.first_call():
         return
     hooks.when_imported("vllm.lora.model_manager", "service.vllm_plugin.cpu_lora", "watch_slots")
-    hooks.when_imported("vllm.lora.model_manager", "service.vllm_plugin.cpu_slots", "keep_together")
     hooks.when_imported("vllm.platforms.cpu", "service.vllm_plugin.platform", "use_grouped_products")
     hooks.when_imported("vllm.v1.worker.cpu_model_runner", "service.vllm_plugin.cpu_seeds", "keep_seeds")
     hooks.when_imported("vllm.lora.worker_manager", "service.vllm_plugin.safe_loading", "guard_loads")

@@ -1,4 +1,4 @@
-"""The LoRA product on CPUs: plain matrix products for the adapters present in the step, batched where they have few rows.
+"""The LoRA product on CPUs: for the adapters present in the step alone, many of few rows each in one compiled kernel.
 
 vLLM 0.32 gathers a copy of A and B for every token, and gathers the last slot's for tokens without an adapter (index -1),
 whose results are then wrong as soon as a step mixes requests with and without one (fixed upstream in 0.33, of which there is
@@ -10,35 +10,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from service.vllm_plugin.hooks import logger
+
 # The rows of one slot: (slot, slice) where they lie side by side, (slot, row numbers) otherwise.
 Group = tuple[int, slice | Tensor]
-# Below this many rows a product costs its call rather than its arithmetic (25 us for 128 x 576 in bf16): such groups share one.
+# Up to so many rows of a slot the kernel is quicker than two of torch's products, which pack the slot's weights anew.
 FEW_ROWS = 8
-# A shared product reads slots that the step does not use as well; this many slots for each one used, at most: a product of
-# its own costs as much as reading two (512 pairs of products 31 ms, a shared one 15 ms for 32 slots and 28 ms for 64).
-MAX_SPREAD = 2
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Slots with few rows each, for one batched product over the neighbouring slots `slots.start` to `slots.stop`."""
+class Part:
+    """What the adapters of a step do to one slice of a layer's output."""
 
-    slots: slice
-    height: int  # rows made room for in each slot
-    rows: Tensor  # the rows of x and y, in order of their slot
-    places: Tensor  # where they stand among the (number of slots) * height rows of the product
+    index: int  # of the slice
+    columns: slice
+    alone: list[tuple[int, slice | Tensor, int]]  # slot, rows, rank: a product of its own each
+    few: tuple[Any, ...] | None  # a, b and the work of the compiled kernel
 
-    @property
-    def count(self) -> int:
-        return int(self.slots.stop - self.slots.start)
+
+@cache
+def kernel() -> ModuleType | None:
+    """`cpu_kernel`, or None where numba cannot compile: every product is then one of torch's."""
+    try:
+        from service.vllm_plugin import cpu_kernel
+
+        cpu_kernel.add_products(torch.bfloat16)
+    except Exception as error:
+        logger.warning("genadapter: the compiled LoRA product is left out (%s: %s)", type(error).__name__, error)
+        return None
+    return cpu_kernel
 
 
 def group_rows(indices: Tensor) -> list[Group]:
@@ -62,20 +72,11 @@ def group_rows(indices: Tensor) -> list[Group]:
     return groups
 
 
-def split_groups(groups: list[Group]) -> tuple[list[Group], Batch | None]:
-    """Groups that are worth a product of their own, and the others together where they lie close enough."""
-    sizes = [_size(rows) for _, rows in groups]
-    few = [(slot, rows) for (slot, rows), size in zip(groups, sizes, strict=True) if size <= FEW_ROWS]
-    if len(few) < 2:
-        return groups, None
-    first, height = few[0][0], max(_size(rows) for _, rows in few)
-    count = few[-1][0] + 1 - first
-    if count > MAX_SPREAD * len(few):
-        return groups, None
-    rows = torch.cat([torch.arange(r.start, r.stop) if isinstance(r, slice) else r for _, r in few])
-    places = torch.cat([(slot - first) * height + torch.arange(_size(r)) for slot, r in few])
-    alone = [group for group, size in zip(groups, sizes, strict=True) if size > FEW_ROWS]
-    return alone, Batch(slice(first, first + count), height, rows, places)
+def _in_arrays(groups: list[tuple[int, slice | Tensor, int]]) -> tuple[np.ndarray[Any, Any], ...]:
+    """Rows, starts, slots and ranks, as the kernel takes them."""
+    rows = [np.arange(r.start, r.stop) if isinstance(r, slice) else r.numpy() for _, r, _ in groups]
+    starts = np.cumsum([0, *map(len, rows)])
+    return np.concatenate(rows), starts, np.array([slot for slot, _, _ in groups]), np.array([r for _, _, r in groups])
 
 
 def _size(rows: slice | Tensor) -> int:
@@ -87,32 +88,26 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._kernel = kernel()
         self._token_groups: list[Group] = []
-        self._alone: list[Group] = []
-        self._batch: Batch | None = None
         self._sampler_groups: list[Group] = []
-        # {address of a layer's first stacked A: {slot: rank of each of the layer's slices}}; missing: every row counts.
+        # {address of a layer's first stacked A: ...}: {slot: rank of each of the layer's slices} (missing: every row counts), and
+        # what the present step does there.
         self._ranks: dict[int, dict[int, tuple[int, ...]]] = {}
+        self._parts: dict[int, list[Part]] = {}
 
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
     ) -> None:
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._token_groups = group_rows(self.token_lora_indices)
-        self._alone, self._batch = split_groups(self._token_groups)
         self._sampler_groups = group_rows(self.sampler_indices)
+        self._parts.clear()
 
     def note_slot(self, stacked_a: Sequence[Tensor], slot: int, ranks: tuple[int, ...]) -> None:
         """The adapter now in `slot` has these ranks in a layer, 0 for a slice that it does not touch."""
         self._ranks.setdefault(stacked_a[0].data_ptr(), {})[slot] = ranks
-
-    def swap_slots(self, stacked_a: Sequence[Tensor], one: int, other: int) -> bool:
-        """Two slots of a layer change places; whether there is anything in them to be moved."""
-        known = self._ranks.setdefault(stacked_a[0].data_ptr(), {})
-        known[one], known[other] = (
-            tuple(_rank(known, slot, i, a) for i, a in enumerate(stacked_a)) for slot in (other, one)
-        )
-        return any(known[one]) or any(known[other])
+        self._parts.clear()
 
     def add_lora_linear(
         self,
@@ -127,20 +122,41 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
         **kwargs: Any,
     ) -> None:
         """y (N x d_out) += scale * B A x of each row's adapter; x: N x d_in. In place."""
-        known = self._ranks.get(lora_a_stacked[0].data_ptr(), {})
+        address = lora_a_stacked[0].data_ptr()
+        parts = self._parts.get(address)
+        if parts is None:
+            parts = self._parts[address] = self._plan(y, x, lora_a_stacked, lora_b_stacked, output_slices)
+        for part in parts:
+            a, b, columns = lora_a_stacked[part.index], lora_b_stacked[part.index], part.columns
+            for slot, rows, rank in part.alone:
+                width = columns.stop - columns.start
+                _add_product(y[:, columns], rows, x[rows], a[slot, 0, :rank], b[slot, 0, :width, :rank], scale)
+            if part.few is not None and self._kernel is not None:
+                add_products = self._kernel.add_products(x.dtype)
+                add_products(self._kernel.seen(y), self._kernel.seen(x), *part.few, scale)
+
+    def _plan(self, y: Tensor, x: Tensor, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]) -> list[Part]:
+        """Of a layer, for the present step."""
+        known = self._ranks.get(a[0].data_ptr(), {})
+        parts: list[Part] = []
         offset = 0
-        for i, (a, b, width) in enumerate(zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True)):
-            part = y[:, offset : offset + width]
+        for index, width in enumerate(widths):
+            columns = slice(offset, offset + width)
             offset += width
-            for slot, rows in self._alone:
-                if rank := _rank(known, slot, i, a):
-                    _add_product(part, rows, x[rows], a[slot, 0, :rank], b[slot, 0, :width, :rank], scale)
-            batch = self._batch
-            if batch is not None and any(
-                _rank(known, slot, i, a) for slot in range(batch.slots.start, batch.slots.stop)
-            ):
-                # Weights beyond a slot's rank are zero. They are read as well: a batch with gaps takes twice as long.
-                _add_batch(part, batch, x, a[batch.slots, 0], b[batch.slots, 0, :width], scale)
+            ranked = [(slot, rows, _rank(known, slot, index, a[index])) for slot, rows in self._token_groups]
+            ranked = [group for group in ranked if group[2]]
+            if not ranked:
+                continue
+            stacked = (a[index], b[index])
+            if self._kernel is None or not self._kernel.fits(y, x, *stacked) or b[index].shape[2] != width:
+                parts.append(Part(index, columns, ranked, None))
+                continue
+            alone = [group for group in ranked if _size(group[1]) > FEW_ROWS]
+            few = [group for group in ranked if _size(group[1]) <= FEW_ROWS]
+            work = self._kernel.Work(*_in_arrays(few), columns.start) if few else None
+            seen = [self._kernel.seen(weights[:, 0]) for weights in stacked]
+            parts.append(Part(index, columns, alone, None if work is None else (*seen, work)))
+        return parts
 
     def add_lora_embedding(
         self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **kwargs: Any
@@ -175,14 +191,6 @@ def _rank(known: dict[int, tuple[int, ...]], slot: int, slice_index: int, a: Ten
     return a.shape[2] if ranks is None else ranks[slice_index]
 
 
-def _add_batch(y: Tensor, batch: Batch, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
-    """a: slots x rank x d_in; b: slots x width x rank."""
-    inputs = x.new_zeros(batch.count * batch.height, x.shape[-1]).index_copy_(0, batch.places, x[batch.rows])
-    delta = torch.bmm(torch.bmm(inputs.view(batch.count, batch.height, -1), a.mT), b.mT).view(inputs.shape[0], -1)
-    delta = delta[batch.places]
-    y.index_add_(0, batch.rows, (delta if scale == 1.0 else delta * scale).to(y.dtype))
-
-
 def _add_product(y: Tensor, rows: slice | Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
     delta = linear(linear(x, a), b)
     _add(y, rows, delta if scale == 1.0 else delta * scale)
@@ -195,7 +203,7 @@ def _add(y: Tensor, rows: slice | Tensor, delta: Tensor) -> None:
         y.index_add_(0, rows, delta.to(y.dtype))
 
 
-def holds_slots(module: Any) -> bool:
+def _multiplied_here(module: Any) -> bool:
     """Whether what a layer keeps of its adapters is stacked weights alone, multiplied here."""
     return isinstance(getattr(module, "punica_wrapper", None), GroupedPunicaWrapperCPU) and all(
         isinstance(getattr(module, name, None), tuple) for name in ("lora_a_stacked", "lora_b_stacked")
@@ -220,7 +228,7 @@ def _note_slots(manager: Any, lora_id: int) -> None:
     slot = manager.lora_index_to_id.index(lora_id)
     adapter = manager._registered_adapters[lora_id]
     for name, module in manager.modules.items():
-        if not holds_slots(module):
+        if not _multiplied_here(module):
             continue
         wrapper, stacked = module.punica_wrapper, module.lora_a_stacked
         weights = manager._get_lora_layer_weights(adapter, name)
