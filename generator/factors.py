@@ -19,10 +19,14 @@ T = TypeVar("T")
 # Singular values below this share of the largest are rounding: a document of T tokens gives an S of rank <= T, and the
 # singular vectors of the empty rest are arbitrary (they would make the adapter depend on noise).
 NULL_SHARE = 1e-5
-# Directions that a basis for a matrix of low rank has beyond that rank, and what it may leave out of the matrix, as a share of
-# it: more than float32's rounding in S (some 1e-7), less than any singular value that counts.
+# Directions that a basis has beyond those that it is for, and what one for a matrix of low rank may leave out of it, as a share
+# of the matrix: more than float32's rounding in S (some 1e-7), less than any singular value that counts.
 _SPARE = 16
-_LEFT_OUT = 1e-6
+_LEFT_OUT = 3e-6
+# Rows from which the eigenproblem is solved in float32, once as many leading directions as `_SPARE` are taken out of it. What a
+# pair of singular vectors may be off then, as a share of the smallest singular value kept: documents' are at some 1e-4.
+_MANY_ROWS = 256
+_OFF = 1e-3
 # On a GPU: rows of the block that is iterated, as a share of the rank, and rounds. The rank's last direction converges by
 # (s_192 / s_128)^16 where the rank is 128: on documents' states the factors are an SVD's to 1e-5.
 _BLOCK_SHARE = 1.5
@@ -56,14 +60,15 @@ def factorize(states: Tensor, config: GeneratorConfig) -> tuple[Tensor, Tensor]:
 def polar_factors(states: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The `rank` leading singular vectors of each S, those of zero singular values set to zero.
 
-    states: ... x r1 x r2. From the symmetric eigenproblem of the smaller Gram matrix in float64 (several times quicker than
-    an SVD; squaring costs half of float64's digits, which leaves more than float32 has). On a CPU deterministic: the same
-    bits for the same S, whatever else is in the batch, because each matrix is decomposed on its own, by one thread.
+    states: ... x r1 x r2. From a symmetric eigenproblem (several times quicker than an SVD): of the smaller Gram matrix in
+    float64, since squaring costs half of the digits, or of a part of it for which float32 is shown to be enough. On a CPU
+    deterministic: the same bits for the same S, whatever else is in the batch, because each matrix is decomposed on its own, by
+    one thread.
     """
     flat = states.reshape(-1, *states.shape[-2:])
     if flat.device.type == "cpu":
         with _a_thread_for_each(flat) as each:
-            pairs = list(each(lambda matrix: _leading_singular_vectors(matrix.double(), rank), flat))
+            pairs = list(each(lambda matrix: _leading_singular_vectors(matrix, rank), flat))
         u, v = (torch.stack(parts).to(states.dtype) for parts in zip(*pairs, strict=True))
     else:
         some = max(1, _BATCH_ENTRIES // flat[0].numel())
@@ -90,13 +95,27 @@ def _a_thread_for_each(matrices: Tensor) -> Iterator[Callable[[Callable[[Tensor]
 
 
 def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """U_k (r1 x k) and V_k (r2 x k) of one r1 x r2 matrix in float64."""
+    """U_k (r1 x k) and V_k (r2 x k) of one r1 x r2 matrix."""
     if matrix.shape[0] > matrix.shape[1]:
         v, u = _leading_singular_vectors(matrix.mT, rank)
         return u, v
-    basis, core = _compressed(matrix)
-    vectors = torch.linalg.eigh(core @ core.mT)[1][:, -rank:].flip(-1)  # by descending eigenvalue
-    return _factors_of(core, vectors, basis, rank)
+    basis = _basis_of_few(matrix)
+    if basis is None and matrix.shape[0] >= _MANY_ROWS:
+        basis = _basis_of_leading(matrix, rank)
+        factors = _in_basis(matrix, basis, rank)
+        if _are_singular_vectors(matrix, *factors):
+            return factors
+        basis = None
+    return _in_basis(matrix, basis, rank)
+
+
+def _in_basis(matrix: Tensor, basis: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
+    """U_k and V_k of the matrix projected onto a basis (r1 x n, orthonormal columns), from an eigenproblem in float64."""
+    core = (matrix if basis is None else basis.mT @ matrix).double()
+    # By descending eigenvalue; laid out anew, since a product with columns in reverse order takes three times as long.
+    vectors = torch.linalg.eigh(core @ core.mT)[1][:, -rank:].flip(-1).contiguous()
+    u, v = _factors_of(core, vectors, None if basis is None else basis.to(core), rank)
+    return u.to(matrix), v.to(matrix)
 
 
 def _factors_of(core: Tensor, vectors: Tensor, basis: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
@@ -146,23 +165,46 @@ def _orthonormal(columns: Tensor) -> Tensor:
     return basis
 
 
-def _compressed(matrix: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Q (r1 x n, orthonormal columns) and Q^T M for an r1 x r2 matrix M = Q Q^T M of rank below r1 / 2; else None and M.
+def _basis_of_few(matrix: Tensor) -> Tensor | None:
+    """Q (r1 x n, orthonormal columns) with M = Q Q^T M, for an r1 x r2 matrix M of rank below r1 / 2; else None.
 
     S has no higher rank than its document has distinct tokens: that of a passage is decomposed at its own size, several times
     quicker (randomized range finder, arXiv 0909.4061, with what it leaves out measured and not estimated).
     """
     most = matrix.shape[0] // 2
     probe = _probe(matrix.shape[1], most).to(matrix)
-    few = matrix[:most].float() @ probe.float()  # half of the rows in float32 tell the rank, nearly for nothing
+    few = matrix[:most] @ probe  # half of the rows tell the rank, nearly for nothing
     pivots = torch.linalg.qr(few, mode="r")[1].diagonal().abs()
     width = int((pivots > NULL_SHARE * pivots.max()).sum()) + _SPARE
     if width > most:
-        return None, matrix
-    basis = torch.linalg.qr(matrix @ probe[:, :width])[0]
-    core = basis.mT @ matrix
-    whole = matrix.square().sum()
-    return (basis, core) if whole - core.square().sum() < _LEFT_OUT**2 * whole else (None, matrix)
+        return None
+    basis: Tensor = torch.linalg.qr(matrix @ probe[:, :width])[0]
+    left_out = torch.linalg.vector_norm(matrix - basis @ (basis.mT @ matrix))
+    return basis if left_out < _LEFT_OUT * torch.linalg.vector_norm(matrix) else None
+
+
+def _basis_of_leading(matrix: Tensor, rank: int) -> Tensor:
+    """Q (r1 x n, orthonormal columns) that holds the `rank` leading left singular vectors of an r1 x r2 matrix in float32.
+
+    The largest singular values of S are so much larger than those that count (8 and 1,000 times) that their squares leave
+    float32 no digits for the others. So the first directions are found by subspace iteration and taken out; the rest is
+    level enough for its Gram matrix and an eigenproblem in float32, which take half of float64's time.
+    """
+    first = torch.linalg.qr(matrix @ _probe(matrix.shape[1], _SPARE).to(matrix))[0]
+    for _ in range(2):
+        first = torch.linalg.qr(matrix @ (matrix.mT @ first))[0]
+    rest = matrix - first @ (first.mT @ matrix)
+    vectors = torch.linalg.eigh(rest @ rest.mT)[1][:, -(rank + _SPARE) :]
+    basis: Tensor = torch.linalg.qr(torch.cat((first, vectors), 1))[0]
+    return basis
+
+
+def _are_singular_vectors(matrix: Tensor, u: Tensor, v: Tensor) -> bool:
+    """Whether M v = s u, nearly, for every pair of them."""
+    images = matrix @ v
+    singular = (u * images).sum(0)
+    off = torch.linalg.vector_norm(images - u * singular, dim=0)
+    return bool(off.max() <= _OFF * singular.min())
 
 
 @cache

@@ -37,6 +37,7 @@ _WORD = ir.IntType(32)
 
 config.THREADING_LAYER = "omp"  # any other pool would wait for torch's to stop spinning
 
+
 class Work(NamedTuple):
     """The rows of a step that one product is for, in order of their slot."""
 

@@ -135,7 +135,9 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
                 add_products = self._kernel.add_products(x.dtype)
                 add_products(self._kernel.seen(y), self._kernel.seen(x), *part.few, scale)
 
-    def _plan(self, y: Tensor, x: Tensor, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]) -> list[Part]:
+    def _plan(
+        self, y: Tensor, x: Tensor, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]
+    ) -> list[Part]:
         """Of a layer, for the present step."""
         known = self._ranks.get(a[0].data_ptr(), {})
         parts: list[Part] = []

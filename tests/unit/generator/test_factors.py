@@ -54,6 +54,19 @@ def test_a_spread_of_four_decades_keeps_every_direction(
     torch.testing.assert_close((u @ v.mT).double(), left[:, :RANK] @ right[:RANK], rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("spread", [0.2, 3.0, 5.0])
+@pytest.mark.parametrize("largest", [1.0, 10.0])
+@pytest.mark.parametrize("shape", [(300, 320), (320, 300)], ids=str)
+def test_large_matrices_as_well(shape: tuple[int, int], largest: float, spread: float) -> None:
+    """Whether float32 is enough for them or not: level ones leave the leading directions close to the others."""
+    torch.manual_seed(1)
+    s = matrix(*shape, 290, spread)
+    s += (largest - 1) * torch.outer(torch.ones(shape[0]), torch.ones(shape[1])) / (shape[0] * shape[1]) ** 0.5
+    u, v = polar_factors(s, RANK)
+    left, _, right = torch.linalg.svd(s.double(), full_matrices=False)
+    torch.testing.assert_close((u @ v.mT).double(), left[:, :RANK] @ right[:RANK], atol=2e-4, rtol=0)
+
+
 def test_each_matrix_of_a_batch_is_decomposed_as_if_alone() -> None:
     torch.manual_seed(0)
     batch = torch.stack([matrix(96, 96, rank) for rank in (3, 30, 96)])
