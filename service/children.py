@@ -186,6 +186,9 @@ def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) 
             environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         if preload := _preloads():
             environment["LD_PRELOAD"] = preload
+        environment["KMP_WARNINGS"] = (
+            "off"  # numba, of which vLLM and its plugin here are users, calls what OpenMP has renamed
+        )
         if not _can_compile():
             environment["TORCHDYNAMO_DISABLE"] = "1"
     # The generator's OpenMP setting (backend.load_backend) is not for the engine, which has its own (KMP_BLOCKTIME).

@@ -65,17 +65,19 @@ def add_products(dtype: torch.dtype) -> Callable[[Array, Array, Array, Array, Wo
 
     x: N x d_in; a: S x R x d_in; b: S x width x R. Compiled on first use (some seconds) and kept on disk where there is a place.
     """
-    if config.NUMBA_NUM_THREADS != torch.get_num_threads():  # numba would set OpenMP's number, which is torch's as well
+    if torch.get_num_threads() != config.NUMBA_NUM_THREADS:  # numba would set OpenMP's number, which is torch's as well
         raise RuntimeError(f"numba has {config.NUMBA_NUM_THREADS} threads, torch {torch.get_num_threads()}")
     numbers, stored = types.Array(types.int64, 1, "C"), _TYPES[dtype]
     two, three = types.Array(stored, 2, "C"), types.Array(stored, 3, "C")
     work = types.NamedTuple([*[numbers] * 4, types.int64], Work)
     signature = types.void(two, two, three, three, work, types.float64)
     options: dict[str, Any] = {"parallel": True, "fastmath": _MATH, "nogil": True}
+    compiled: Callable[[Array, Array, Array, Array, Work, float], None]
     try:
-        return njit(signature, cache=True, **options)(_add_products)
+        compiled = njit(signature, cache=True, **options)(_add_products)
     except RuntimeError:  # there is no place for a cache
-        return njit(signature, **options)(_add_products)
+        compiled = njit(signature, **options)(_add_products)
+    return compiled
 
 
 def _add_products(y: Any, x: Any, a: Any, b: Any, work: Any, scale: float) -> None:

@@ -18,6 +18,15 @@ def wrapper_class():
     return GroupedPunicaWrapperCPU
 
 
+@pytest.fixture(params=["compiled", "torch's own"])
+def with_and_without_kernel(request, monkeypatch):
+    from service.vllm_plugin import cpu_lora
+
+    assert cpu_lora.kernel() is not None, "numba is one of vLLM's dependencies"
+    if request.param != "compiled":
+        monkeypatch.setattr(cpu_lora, "kernel", lambda: None)
+
+
 def stacked(random: torch.Generator) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     a = tuple(torch.randn(SLOTS, 1, RANK, D_IN, generator=random) for _ in SLICES)
     b = tuple(torch.randn(SLOTS, 1, width, RANK, generator=random) for width in SLICES)
@@ -44,6 +53,7 @@ def make(wrapper_class, indices):
     return wrapper
 
 
+@pytest.mark.usefixtures("with_and_without_kernel")
 @pytest.mark.parametrize("seed", range(12))
 def test_mixed_rows_agree_with_the_sum_token_by_token(wrapper_class, seed):
     random = torch.Generator().manual_seed(seed)
@@ -61,6 +71,7 @@ def test_mixed_rows_agree_with_the_sum_token_by_token(wrapper_class, seed):
     assert torch.equal(y[without], expected[without])
 
 
+@pytest.mark.usefixtures("with_and_without_kernel")
 def test_smaller_ranks_and_layers_that_an_adapter_does_not_touch(wrapper_class):
     random = torch.Generator().manual_seed(9)
     indices = torch.tensor([0, 1, -1, 2, 1, 0])
@@ -78,6 +89,19 @@ def test_smaller_ranks_and_layers_that_an_adapter_does_not_touch(wrapper_class):
     wrapper.note_slot(a, 2, (0, 0))
     wrapper.add_lora_linear(y, x, a, b, 1.0, SLICES)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_summed_in_float32_and_rounded_once(wrapper_class):
+    random = torch.Generator().manual_seed(4)
+    indices = torch.tensor([0, 3, 3, 3, 3, 3, -1, 0])  # four rows of a slot are multiplied together, and one is left
+    a, b = ([weights.bfloat16() for weights in part] for part in stacked(random))
+    x = torch.randn(8, D_IN, generator=random).bfloat16()
+    y = torch.randn(8, sum(SLICES), generator=random).bfloat16()
+    y[0, 0], y[1, 1] = torch.inf, torch.nan
+    exact = token_by_token(y.float(), x.float(), [w.float() for w in a], [w.float() for w in b], indices, 0.5)
+    make(wrapper_class, indices).add_lora_linear(y, x, tuple(a), tuple(b), 0.5, SLICES)
+    torch.testing.assert_close(y, exact.bfloat16(), rtol=0.008, atol=1e-6, equal_nan=True)  # one unit in the last place
+    assert (y == exact.bfloat16()).float().mean() > 0.95
 
 
 def test_logits_follow_the_sampled_rows(wrapper_class):
