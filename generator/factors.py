@@ -190,10 +190,11 @@ def _basis_of_leading(matrix: Tensor, rank: int) -> Tensor:
     float32 no digits for the others. So the first directions are found by subspace iteration and taken out; the rest is
     level enough for its Gram matrix and an eigenproblem in float32, which take half of float64's time.
     """
-    first = torch.linalg.qr(matrix @ _probe(matrix.shape[1], _SPARE).to(matrix))[0]
+    scaled = matrix / matrix.abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)  # squares of anything fit
+    first = torch.linalg.qr(scaled @ _probe(matrix.shape[1], _SPARE).to(matrix))[0]
     for _ in range(2):
-        first = torch.linalg.qr(matrix @ (matrix.mT @ first))[0]
-    rest = matrix - first @ (first.mT @ matrix)
+        first = torch.linalg.qr(scaled @ (scaled.mT @ first))[0]
+    rest = scaled - first @ (first.mT @ scaled)
     vectors = torch.linalg.eigh(rest @ rest.mT)[1][:, -(rank + _SPARE) :]
     basis: Tensor = torch.linalg.qr(torch.cat((first, vectors), 1))[0]
     return basis
