@@ -91,6 +91,7 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
         self._kernel = kernel()
         self._token_groups: list[Group] = []
         self._sampler_groups: list[Group] = []
+        self._rows = 0
         # {address of a layer's first stacked A: ...}: {slot: rank of each of the layer's slices} (missing: every row counts), and
         # what the present step does there.
         self._ranks: dict[int, dict[int, tuple[int, ...]]] = {}
@@ -101,6 +102,8 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._token_groups = group_rows(self.token_lora_indices)
+        with_adapter = (self.token_lora_indices >= 0).nonzero()
+        self._rows = int(with_adapter[-1]) + 1 if len(with_adapter) else 0
         self._sampler_groups = group_rows(self.sampler_indices)
         self._parts.clear()
 
@@ -121,7 +124,10 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
         buffer: tuple[Tensor, ...] | None = None,
         **kwargs: Any,
     ) -> None:
-        """y (N x d_out) += scale * B A x of each row's adapter; x: N x d_in. In place."""
+        """y (N x d_out) += scale * B A x of each row's adapter; x: N x d_in. In place. Raises IndexError for a step of fewer rows
+        than it was announced with: the kernel would write behind them."""
+        if min(len(x), len(y)) < self._rows:
+            raise IndexError(f"{min(len(x), len(y))} rows, of which number {self._rows} has an adapter")
         address = lora_a_stacked[0].data_ptr()
         parts = self._parts.get(address)
         if parts is None:
@@ -150,7 +156,12 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
             if not ranked:
                 continue
             stacked = (a[index], b[index])
-            if self._kernel is None or not self._kernel.fits(y, x, *stacked) or b[index].shape[2] != width:
+            if (
+                self._kernel is None
+                or not self._kernel.fits(y, x, *stacked)
+                or columns.stop > y.shape[1]
+                or b[index].shape[2] != width
+            ):
                 parts.append(Part(index, columns, ranked, None))
                 continue
             alone = [group for group in ranked if _size(group[1]) > FEW_ROWS]

@@ -115,6 +115,16 @@ def test_bfloat16_is_summed_in_float32_and_rounded_once(wrapper_class):
     assert (y == exact.bfloat16()).float().mean() > 0.95
 
 
+def test_a_step_with_fewer_rows_than_announced_is_refused(wrapper_class):
+    random = torch.Generator().manual_seed(5)
+    a, b = stacked(random)
+    y = torch.zeros(3, sum(SLICES))
+    wrapper = make(wrapper_class, torch.tensor([0, -1, -1, 1, -1]))
+    with pytest.raises(IndexError, match="3 rows, of which number 4 has an adapter"):
+        wrapper.add_lora_linear(y, torch.randn(3, D_IN, generator=random), a, b, 1.0, SLICES)
+    wrapper.add_lora_linear(torch.zeros(4, sum(SLICES)), torch.randn(4, D_IN, generator=random), a, b, 1.0, SLICES)
+
+
 def test_logits_follow_the_sampled_rows(wrapper_class):
     random = torch.Generator().manual_seed(3)
     indices = torch.tensor([2, -1, 0])
