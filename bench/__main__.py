@@ -26,7 +26,13 @@ def main() -> int:
     args = arguments.parse_args()
     names = args.names or list(BENCHMARKS)
     common = [] if args.profile == "cpu" else [f"--{args.profile}"]
-    codes = asyncio.run(_shared([n for n in names if not BENCHMARKS[n].own_stack], common, args.url, args.engine_url))
+    given = [
+        part
+        for option in ("url", "engine_url", "service_pid")
+        if (value := getattr(args, option)) is not None
+        for part in (f"--{option.replace('_', '-')}", str(value))
+    ]
+    codes = asyncio.run(_shared([n for n in names if not BENCHMARKS[n].own_stack], common, given))
     for name in names:
         if BENCHMARKS[name].own_stack:
             codes.append(_run(name, common))
@@ -34,16 +40,15 @@ def main() -> int:
     return max(codes, default=0)
 
 
-async def _shared(names: list[str], common: list[str], url: str | None, engine_url: str | None) -> list[int]:
-    if url is not None:
-        addresses = ["--url", url, *(["--engine-url", engine_url] if engine_url else [])]
-        return [await asyncio.to_thread(_run, name, [*common, *addresses]) for name in names]
-    if not names:
-        return []
+async def _shared(names: list[str], common: list[str], given: list[str]) -> list[int]:
+    """`given`: the options that name a running service; one is started where there are none."""
+    if given or not names:
+        return [await asyncio.to_thread(_run, name, [*common, *given]) for name in names]
     async with started() as stack:
         assert stack.engine is not None
-        addresses = ["--url", str(stack.client.base_url), "--engine-url", str(stack.engine.base_url)]
-        return [await asyncio.to_thread(_run, name, [*common, *addresses]) for name in names]
+        given = ["--url", str(stack.client.base_url), "--engine-url", str(stack.engine.base_url)]
+        given += ["--service-pid", str(stack.processes["service"])]
+        return [await asyncio.to_thread(_run, name, [*common, *given]) for name in names]
 
 
 def _run(name: str, arguments: list[str]) -> int:

@@ -65,6 +65,9 @@ def parser(text: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--url", help="a running service; one is started otherwise")
     result.add_argument("--engine-url", help="the engine behind --url, for what is compared with it directly")
+    result.add_argument(
+        "--service-pid", type=int, help="the process behind --url, if it runs here: its memory is measured"
+    )
     profile = result.add_mutually_exclusive_group()
     profile.add_argument("--gpu", dest="profile", action="store_const", const="gpu", help="sizes for a GPU")
     profile.add_argument("--quick", dest="profile", action="store_const", const="quick", help="only see that it runs")
@@ -82,7 +85,7 @@ async def _stack(benchmark: Benchmark[Any], args: argparse.Namespace) -> AsyncIt
     if benchmark.own_stack:
         yield None
     elif args.url:
-        async with running(args.url, args.engine_url) as stack:
+        async with running(args.url, args.engine_url, args.service_pid) as stack:
             yield stack
     else:
         async with started() as stack:

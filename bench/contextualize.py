@@ -60,7 +60,11 @@ async def measure(stack: Stack | None, sizes: Sizes) -> dict[str, Any]:
     for number in range(sizes.rounds):
         for n, found in rates.items():
             found.append(await _documents_per_s(stack, sizes, n, 1000 * number))
-    whole = {str(tokens): await _service_peak(stack, tokens) for tokens in sizes.service_tokens if stack.processes}
+    whole = {
+        str(tokens): await _service_peak(stack, tokens)
+        for tokens in sizes.service_tokens
+        if "service" in stack.processes
+    }
     peaks = {kind: await asyncio.to_thread(_peak, kind, sizes.memory_tokens) for kind in ("ours", "naive")}
     return {
         "by_tokens": by_tokens,

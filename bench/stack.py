@@ -39,12 +39,13 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, engine_url: str | None = None) -> AsyncIterator[Stack]:
+async def running(url: str, engine_url: str | None = None, service_pid: int | None = None) -> AsyncIterator[Stack]:
     """A service that was started by somebody else."""
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(_client(url))
         engine = await stack.enter_async_context(_client(engine_url)) if engine_url else None
-        yield Stack(client, await _model(client), engine)
+        processes = {} if service_pid is None else {"service": service_pid}
+        yield Stack(client, await _model(client), engine, processes=processes)
 
 
 @contextlib.asynccontextmanager
