@@ -26,12 +26,7 @@ def main() -> int:
     args = arguments.parse_args()
     names = args.names or list(BENCHMARKS)
     common = [] if args.profile == "cpu" else [f"--{args.profile}"]
-    given = [
-        part
-        for option in ("url", "engine_url", "service_pid")
-        if (value := getattr(args, option)) is not None
-        for part in (f"--{option.replace('_', '-')}", str(value))
-    ]
+    given = _addresses(args.url, args.engine_url, args.service_pid) if args.url else []
     codes = asyncio.run(_shared([n for n in names if not BENCHMARKS[n].own_stack], common, given))
     for name in names:
         if BENCHMARKS[name].own_stack:
@@ -40,14 +35,19 @@ def main() -> int:
     return max(codes, default=0)
 
 
+def _addresses(url: object, engine_url: object, service_pid: object) -> list[str]:
+    """The options that name a running service, as far as they are known."""
+    known = {"--url": url, "--engine-url": engine_url, "--service-pid": service_pid}
+    return [part for option, value in known.items() if value is not None for part in (option, str(value))]
+
+
 async def _shared(names: list[str], common: list[str], given: list[str]) -> list[int]:
     """`given`: the options that name a running service; one is started where there are none."""
     if given or not names:
         return [await asyncio.to_thread(_run, name, [*common, *given]) for name in names]
     async with started() as stack:
         assert stack.engine is not None
-        given = ["--url", str(stack.client.base_url), "--engine-url", str(stack.engine.base_url)]
-        given += ["--service-pid", str(stack.processes["service"])]
+        given = _addresses(stack.client.base_url, stack.engine.base_url, stack.processes["service"])
         return [await asyncio.to_thread(_run, name, [*common, *given]) for name in names]
 
 

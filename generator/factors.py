@@ -99,23 +99,24 @@ def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor
     if matrix.shape[0] > matrix.shape[1]:
         v, u = _leading_singular_vectors(matrix.mT, rank)
         return u, v
-    basis = _basis_of_few(matrix)
-    if basis is None and matrix.shape[0] >= _MANY_ROWS:
+    few = _projected_on_few(matrix)
+    if few is not None:
+        return _in_basis(*few, rank)
+    if matrix.shape[0] >= _MANY_ROWS:
         basis = _basis_of_leading(matrix, rank)
-        factors = _in_basis(matrix, basis, rank)
+        factors = _in_basis(basis, basis.mT @ matrix, rank)
         if _are_singular_vectors(matrix, *factors):
             return factors
-        basis = None
-    return _in_basis(matrix, basis, rank)
+    return _in_basis(None, matrix, rank)
 
 
-def _in_basis(matrix: Tensor, basis: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
-    """U_k and V_k of the matrix projected onto a basis (r1 x n, orthonormal columns), from an eigenproblem in float64."""
-    core = (matrix if basis is None else basis.mT @ matrix).double()
+def _in_basis(basis: Tensor | None, core: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """U_k and V_k of basis (r1 x n, orthonormal columns) times core (n x r2), from an eigenproblem in float64."""
+    double = core.double()
     # By descending eigenvalue; laid out anew, since a product with columns in reverse order takes three times as long.
-    vectors = torch.linalg.eigh(core @ core.mT)[1][:, -rank:].flip(-1).contiguous()
-    u, v = _factors_of(core, vectors, None if basis is None else basis.to(core), rank)
-    return u.to(matrix), v.to(matrix)
+    vectors = torch.linalg.eigh(double @ double.mT)[1][:, -rank:].flip(-1).contiguous()
+    u, v = _factors_of(double, vectors, None if basis is None else basis.double(), rank)
+    return u.to(core), v.to(core)
 
 
 def _factors_of(core: Tensor, vectors: Tensor, basis: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
@@ -165,8 +166,8 @@ def _orthonormal(columns: Tensor) -> Tensor:
     return basis
 
 
-def _basis_of_few(matrix: Tensor) -> Tensor | None:
-    """Q (r1 x n, orthonormal columns) with M = Q Q^T M, for an r1 x r2 matrix M of rank below r1 / 2; else None.
+def _projected_on_few(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Q (r1 x n, orthonormal columns) and Q^T M with M = Q Q^T M, for an r1 x r2 matrix M of rank below r1 / 2; else None.
 
     S has no higher rank than its document has distinct tokens: that of a passage is decomposed at its own size, several times
     quicker (randomized range finder, arXiv 0909.4061, with what it leaves out measured and not estimated).
@@ -179,8 +180,9 @@ def _basis_of_few(matrix: Tensor) -> Tensor | None:
     if width > most:
         return None
     basis: Tensor = torch.linalg.qr(matrix @ probe[:, :width])[0]
-    left_out = torch.linalg.vector_norm(matrix - basis @ (basis.mT @ matrix))
-    return basis if left_out < _LEFT_OUT * torch.linalg.vector_norm(matrix) else None
+    core = basis.mT @ matrix
+    left_out = torch.linalg.vector_norm(matrix - basis @ core)
+    return (basis, core) if left_out < _LEFT_OUT * torch.linalg.vector_norm(matrix) else None
 
 
 def _basis_of_leading(matrix: Tensor, rank: int) -> Tensor:

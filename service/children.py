@@ -186,9 +186,8 @@ def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) 
             environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         if preload := _preloads():
             environment["LD_PRELOAD"] = preload
-        environment["KMP_WARNINGS"] = (
-            "off"  # numba, of which vLLM and its plugin here are users, calls what OpenMP has renamed
-        )
+        # Else one at each start: numba (the plugin's `cpu_kernel`) calls what OpenMP has renamed.
+        environment["KMP_WARNINGS"] = "off"
         if not _can_compile():
             environment["TORCHDYNAMO_DISABLE"] = "1"
     # The generator's OpenMP setting (backend.load_backend) is not for the engine, which has its own (KMP_BLOCKTIME).

@@ -32,9 +32,8 @@ FEW_ROWS = 8
 class Part:
     """What the adapters of a step do to one slice of a layer's output."""
 
-    index: int  # of the slice
     columns: slice
-    alone: list[tuple[int, slice | Tensor, int]]  # slot, rows, rank: a product of its own each
+    alone: list[tuple[slice | Tensor, Tensor, Tensor]]  # rows, A and B of a slot: products of its own
     few: tuple[Any, ...] | None  # a, b and the work of the compiled kernel
 
 
@@ -133,10 +132,8 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
         if parts is None:
             parts = self._parts[address] = self._plan(y, x, lora_a_stacked, lora_b_stacked, output_slices)
         for part in parts:
-            a, b, columns = lora_a_stacked[part.index], lora_b_stacked[part.index], part.columns
-            for slot, rows, rank in part.alone:
-                width = columns.stop - columns.start
-                _add_product(y[:, columns], rows, x[rows], a[slot, 0, :rank], b[slot, 0, :width, :rank], scale)
+            for rows, a, b in part.alone:
+                _add_product(y[:, part.columns], rows, x[rows], a, b, scale)
             if part.few is not None and self._kernel is not None:
                 add_products = self._kernel.add_products(x.dtype)
                 add_products(self._kernel.seen(y), self._kernel.seen(x), *part.few, scale)
@@ -148,28 +145,30 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
         known = self._ranks.get(a[0].data_ptr(), {})
         parts: list[Part] = []
         offset = 0
-        for index, width in enumerate(widths):
+        for index, (a_slice, b_slice, width) in enumerate(zip(a, b, widths, strict=True)):
             columns = slice(offset, offset + width)
             offset += width
-            ranked = [(slot, rows, _rank(known, slot, index, a[index])) for slot, rows in self._token_groups]
+            ranked = [(slot, rows, _rank(known, slot, index, a_slice)) for slot, rows in self._token_groups]
             ranked = [group for group in ranked if group[2]]
             if not ranked:
                 continue
-            stacked = (a[index], b[index])
-            if (
-                self._kernel is None
-                or not self._kernel.fits(y, x, *stacked)
-                or columns.stop > y.shape[1]
-                or b[index].shape[2] != width
-            ):
-                parts.append(Part(index, columns, ranked, None))
-                continue
-            alone = [group for group in ranked if _size(group[1]) > FEW_ROWS]
-            few = [group for group in ranked if _size(group[1]) <= FEW_ROWS]
-            work = self._kernel.Work(*_in_arrays(few), columns.start) if few else None
-            seen = [self._kernel.seen(weights[:, 0]) for weights in stacked]
-            parts.append(Part(index, columns, alone, None if work is None else (*seen, work)))
+            fits = self._kernel is not None and self._kernel.fits(y, x, a_slice, b_slice)
+            fits = fits and columns.stop <= y.shape[1] and b_slice.shape[2] == width
+            few = [group for group in ranked if fits and _size(group[1]) <= FEW_ROWS]
+            alone = [
+                (rows, a_slice[slot, 0, :rank], b_slice[slot, 0, :width, :rank])
+                for slot, rows, rank in ranked
+                if not fits or _size(rows) > FEW_ROWS
+            ]
+            parts.append(Part(columns, alone, self._few(few, a_slice, b_slice, columns.start)))
         return parts
+
+    def _few(
+        self, groups: list[tuple[int, slice | Tensor, int]], a: Tensor, b: Tensor, column: int
+    ) -> tuple[Any, ...] | None:
+        if self._kernel is None or not groups:
+            return None
+        return self._kernel.seen(a[:, 0]), self._kernel.seen(b[:, 0]), self._kernel.Work(*_in_arrays(groups), column)
 
     def add_lora_embedding(
         self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **kwargs: Any
