@@ -155,6 +155,9 @@ def engine_command(settings: Settings, model: Path, port: int, rank: int, target
     if settings.max_model_len is not None:
         command += ["--max-model-len", str(settings.max_model_len)]
     if is_cpu_build():
+        # vLLM compiles nothing with adapters on a CPU, but still leaves its layers as they are to be compiled: in many small
+        # operations, each of which a step waits for.
+        command += ["--enforce-eager"]
         command += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * (1 << 30)))]
     return command + settings.engine_arguments
 

@@ -1,0 +1,86 @@
+"""Compiled kernels that vLLM's CPU build has, for work that it leaves to slower ones (0.32).
+
+RMSNorm is registered for GPUs alone, so that a CPU does it in eight of torch's small operations, twice in each layer. And the
+products with weights laid out for AVX-512 are taken only where there is AMX, though without it, too, they are a fifth quicker
+than oneDNN's for a single row: a step of one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm import ir
+from vllm.platforms import current_platform
+
+from service.vllm_plugin.hooks import known_release
+from service.vllm_plugin.platform import NORMS, PROVIDER
+
+# Entries that the norms' kernels take at a time: no row may end in between.
+_NORM_VECTOR = 8
+# Weights are laid out in tiles of so many; of wider inputs oneDNN's products are the quicker ones from eight rows on.
+_TILE = 32
+_WIDEST_INPUT = 4096
+
+
+def register_norms(_kernels: ModuleType) -> None:
+    """Called with the module vllm.kernels, which registers vLLM's own implementations."""
+    if not known_release("RMSNorm, many small operations on a CPU"):
+        return
+    current_platform.import_kernels()
+    there = current_platform.is_cpu() and all(hasattr(torch.ops._C, name) for name in NORMS)
+    ir.ops.rms_norm.register_impl(PROVIDER, supports_args=_fits, supported=there)(rms_norm)
+    ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supports_args=_both_fit, supported=there, inplace=True)(
+        fused_add_rms_norm
+    )
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> Tensor:
+    """x: ... x d, normalized over d. Arguments are vLLM's (vllm.ir.ops)."""
+    output = torch.empty_like(x)
+    torch.ops._C.rms_norm(output, x, weight, epsilon)
+    return output
+
+
+def fused_add_rms_norm(
+    x: Tensor, x_residual: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The norm of x + x_residual (... x d), and that sum: in place of the two."""
+    torch.ops._C.fused_add_rms_norm(x, x_residual, weight, epsilon)
+    return x, x_residual
+
+
+def _fits(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
+    plain = variance_size is None and weight is not None and weight.dtype == x.dtype
+    return plain and x.shape[-1] % _NORM_VECTOR == 0 and x.is_contiguous()
+
+
+def _both_fit(
+    x: Tensor, x_residual: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None
+) -> bool:
+    return x_residual.dtype == x.dtype and x_residual.is_contiguous() and _fits(x, weight, epsilon, variance_size)
+
+
+def pack_weights(layers: Any) -> None:
+    """`layers`: the module vllm.model_executor.layers.utils, which chooses the product of each layer when it is loaded."""
+    if not known_release("products of few rows on CPUs without AMX"):
+        return
+    wanted: Callable[[int, int, Any], bool] = layers.check_cpu_sgl_kernel
+    has_instructions = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+
+    def check_cpu_sgl_kernel(n: int, k: int, dtype: Any) -> bool:
+        fits = n % _TILE == 0 and k % _TILE == 0 and k <= _WIDEST_INPUT
+        return wanted(n, k, dtype) or (has_instructions and dtype == torch.bfloat16 and fits)
+
+    product: Callable[[Tensor, Tensor, int, Any], Tensor] = layers.ops.weight_packed_linear_cpu
+
+    def weight_packed_linear_cpu(x: Tensor, packed_weight: Tensor, n: int, bias: Any) -> Tensor:
+        if not x.numel():  # the kernel divides by the number of rows
+            return x.new_empty((*x.shape[:-1], n))
+        return product(x, packed_weight, n, bias)
+
+    layers.check_cpu_sgl_kernel = check_cpu_sgl_kernel
+    layers.ops.weight_packed_linear_cpu = weight_packed_linear_cpu

@@ -1,0 +1,113 @@
+"""vLLM's compiled kernels where the plugin prefers them: they compute the same, and vLLM takes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+pytestmark = pytest.mark.filterwarnings("default")
+EPSILON = 1e-5
+# Of bfloat16's 8 bits, in which a norm rounds once or twice.
+CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 0.016, "atol": 1e-6}}
+
+
+@pytest.fixture(scope="module")
+def ops():
+    pytest.importorskip("vllm")
+    from vllm import ir
+
+    from service.vllm_plugin import cpu_ops, platform
+
+    if platform.PROVIDER not in ir.ops.rms_norm.impls:
+        import vllm.kernels
+
+        cpu_ops.register_norms(vllm.kernels)
+    return ir.ops
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_norms_are_those_of_vllm(ops, dtype):
+    random = torch.Generator().manual_seed(0)
+    for rows, width in ((1, 576), (33, 576), (5, 8), (3, 1000)):
+        x, residual, weight = (
+            torch.randn(*shape, generator=random).to(dtype) for shape in ((rows, width), (rows, width), (width,))
+        )
+        for op, inputs in ((ops.rms_norm, (x,)), (ops.fused_add_rms_norm, (x, residual))):
+            ours, native = op.impls["genadapter"], op.impls["native"]
+            assert ours.supported
+            assert ours.supports_args(*inputs, weight, EPSILON)
+            expected = native.impl_fn(*(tensor.clone() for tensor in inputs), weight, EPSILON)
+            torch.testing.assert_close(
+                ours.impl_fn(*(tensor.clone() for tensor in inputs), weight, EPSILON), expected, **CLOSE[dtype]
+            )
+
+
+def test_norms_leave_what_they_cannot_take(ops):
+    supports = ops.rms_norm.impls["genadapter"].supports_args
+    x, weight = torch.randn(4, 16), torch.randn(16)
+    assert supports(x, weight, EPSILON)
+    assert not supports(x, None, EPSILON)
+    assert not supports(x, weight, EPSILON, 8)
+    assert not supports(x, weight.bfloat16(), EPSILON)
+    assert not supports(torch.randn(4, 12), torch.randn(12), EPSILON), "no multiple of what is taken at a time"
+    assert not supports(torch.randn(16, 4).mT, weight, EPSILON), "rows that do not lie side by side"
+    assert not ops.fused_add_rms_norm.impls["genadapter"].supports_args(x, torch.randn(16, 4).mT, weight, EPSILON)
+
+
+@pytest.mark.parametrize(("width", "inputs"), [(96, 64), (576, 1536), (100, 60), (64, 8192)])
+def test_products_with_packed_weights(monkeypatch, width, inputs):
+    """Whatever the weights are packed for on this machine."""
+    pytest.importorskip("vllm")
+    from vllm.model_executor.layers import utils
+    from vllm.platforms import current_platform
+
+    from service.vllm_plugin import cpu_ops
+
+    current_platform.import_kernels()
+    for holder, name in ((utils, "check_cpu_sgl_kernel"), (utils.ops, "weight_packed_linear_cpu")):
+        monkeypatch.setattr(holder, name, getattr(holder, name))  # put back afterwards
+    cpu_ops.pack_weights(utils)
+    fits = width % 32 == 0 and inputs % 32 == 0 and inputs <= 4096
+    if not torch.cpu._is_amx_tile_supported():
+        assert utils.check_cpu_sgl_kernel(width, inputs, torch.bfloat16) == (
+            fits and torch.cpu._is_avx512_bf16_supported()
+        )
+        assert not utils.check_cpu_sgl_kernel(width, inputs, torch.float32)
+    random = torch.Generator().manual_seed(1)
+    layer = torch.nn.Linear(inputs, width, bias=False, dtype=torch.bfloat16)
+    layer.weight.data = torch.randn(width, inputs, generator=random).bfloat16()
+    weight = layer.weight.data.float()
+    utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    for rows in (0, 1, 4, 5, 33, 257):
+        x = torch.randn(rows, inputs, generator=random).bfloat16()
+        product = layer.cpu_linear(x, layer.weight, None)
+        torch.testing.assert_close(product.float(), linear(x.float(), weight), rtol=0.01, atol=0.01 * inputs**0.5)
+
+
+CONFIGURED = """
+from pathlib import Path
+from vllm.engine.arg_utils import EngineArgs
+from vllm.config import set_current_vllm_config
+from vllm.platforms import current_platform
+
+config = EngineArgs(model=%r, enable_lora=True, enforce_eager=True).create_engine_config()
+priority, compilation = config.kernel_config.ir_op_priority, config.compilation_config
+with set_current_vllm_config(config):
+    opaque = current_platform.opaque_attention_op()
+print("CONFIGURED", priority.rms_norm, priority.fused_add_rms_norm, compilation.custom_ops, opaque)
+"""
+
+
+def test_vllm_takes_them():
+    """As the engine is started: its configuration names them, so that nothing here is registered for nobody."""
+    pytest.importorskip("vllm")
+    from generator.base_model import resolve_base_model
+
+    program = CONFIGURED % str(resolve_base_model("smollm2-135m-instruct"))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    ours = ["genadapter", "native"]
+    assert f"CONFIGURED {ours} {ours} ['all'] False" in done.stdout, done.stdout + done.stderr[-2000:]
