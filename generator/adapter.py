@@ -42,6 +42,12 @@ class Lora:
         """The same, rounded to `dtype`."""
         return Lora({name: (a.to(dtype), b.to(dtype)) for name, (a, b) in self.tensors.items()}, self.rank, self.alpha)
 
+    def trimmed(self) -> Lora:
+        """The same product without the directions that are zero in every module: a short document has fewer than the rank."""
+        used = max(1, *(int(row) + 1 for a, _ in self.tensors.values() for row in a.any(1).nonzero()[-1:]))
+        tensors = {name: (a[:used], b[:, :used]) for name, (a, b) in self.tensors.items()}
+        return Lora(tensors, used, self.alpha * used / self.rank)
+
     def save_peft(self, folder: Path, base_model_name: str) -> None:
         """Write a folder that `peft.PeftModel.from_pretrained` loads."""
         from safetensors.torch import save_file

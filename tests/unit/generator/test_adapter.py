@@ -33,6 +33,21 @@ def test_stored_bytes_expand_to_the_adapter(tiny_generator: Callable[..., Genera
         torch.testing.assert_close(lora.tensors[name][1], b, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize(("tokens", "rank"), [([7], 1), ([7, 8, 9], 3), (DOCUMENT, 6)])
+def test_directions_that_a_short_document_lacks_are_left_out(
+    tiny_generator: Callable[..., Generator], tmp_path: Path, tokens: list[int], rank: int
+) -> None:
+    data = tiny_generator().contextualize(tokens).to_bytes()
+    lora = expand(data, load_expander(tmp_path / "checkpoint"))
+    trimmed = lora.trimmed()
+    assert (trimmed.rank, lora.rank) == (rank, 6)
+    assert trimmed.alpha / trimmed.rank == pytest.approx(lora.alpha / lora.rank)
+    for name, (a, b) in trimmed.tensors.items():
+        whole_a, whole_b = lora.tensors[name]
+        assert a.shape[0] == b.shape[1] == trimmed.rank
+        torch.testing.assert_close(b @ a, whole_b @ whole_a)
+
+
 @pytest.mark.parametrize("where", [0, 3, 40, -1, -400])
 def test_damaged_bytes_are_refused(tiny_generator: Callable[..., Generator], tmp_path: Path, where: int) -> None:
     data = bytearray(tiny_generator().contextualize(DOCUMENT).to_bytes())
