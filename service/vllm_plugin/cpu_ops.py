@@ -28,14 +28,12 @@ _WIDEST_INPUT = 4096
 
 def register_norms(_kernels: ModuleType) -> None:
     """Called with the module vllm.kernels, which registers vLLM's own implementations."""
-    if not known_release("RMSNorm, many small operations on a CPU"):
+    if not current_platform.is_cpu() or not known_release("RMSNorm, many small operations on a CPU"):
         return
     current_platform.import_kernels()
-    there = current_platform.is_cpu() and all(hasattr(torch.ops._C, name) for name in NORMS)
-    ir.ops.rms_norm.register_impl(PROVIDER, supports_args=_fits, supported=there)(rms_norm)
-    ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supports_args=_both_fit, supported=there, inplace=True)(
-        fused_add_rms_norm
-    )
+    if all(hasattr(torch.ops._C, name) for name in NORMS):
+        ir.ops.rms_norm.register_impl(PROVIDER, supports_args=_fits)(rms_norm)
+        ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supports_args=_both_fit, inplace=True)(fused_add_rms_norm)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> Tensor:
