@@ -63,22 +63,33 @@ def _both_fit(
 
 
 def pack_weights(layers: Any) -> None:
-    """`layers`: the module vllm.model_executor.layers.utils, which chooses the product of each layer when it is loaded."""
+    """`layers`: the module vllm.model_executor.layers.utils, which chooses the product of each layer when it is loaded. A layer
+    with a bias is left to it: with packed weights its bias becomes float32, which not every model expects."""
     if not known_release("products of few rows on CPUs without AMX"):
         return
+    choose: Callable[[Any, bool], None] = layers.dispatch_cpu_unquantized_gemm
     wanted: Callable[[int, int, Any], bool] = layers.check_cpu_sgl_kernel
+    product: Callable[[Tensor, Tensor, int, Any], Tensor] = layers.ops.weight_packed_linear_cpu
     has_instructions = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+    without_bias = False  # the layer that is looked at
+
+    def dispatch_cpu_unquantized_gemm(layer: Any, remove_weight: bool) -> None:
+        nonlocal without_bias
+        without_bias = getattr(layer, "bias", None) is None
+        try:
+            choose(layer, remove_weight)
+        finally:
+            without_bias = False
 
     def check_cpu_sgl_kernel(n: int, k: int, dtype: Any) -> bool:
-        fits = n % _TILE == 0 and k % _TILE == 0 and k <= _WIDEST_INPUT
-        return wanted(n, k, dtype) or (has_instructions and dtype == torch.bfloat16 and fits)
-
-    product: Callable[[Tensor, Tensor, int, Any], Tensor] = layers.ops.weight_packed_linear_cpu
+        fits = n % _TILE == 0 and k % _TILE == 0 and k <= _WIDEST_INPUT and dtype == torch.bfloat16
+        return wanted(n, k, dtype) or (has_instructions and without_bias and fits)
 
     def weight_packed_linear_cpu(x: Tensor, packed_weight: Tensor, n: int, bias: Any) -> Tensor:
         if not x.numel():  # the kernel divides by the number of rows
             return x.new_empty((*x.shape[:-1], n))
         return product(x, packed_weight, n, bias)
 
+    layers.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
     layers.check_cpu_sgl_kernel = check_cpu_sgl_kernel
     layers.ops.weight_packed_linear_cpu = weight_packed_linear_cpu

@@ -82,7 +82,7 @@ def test_each_request_of_a_mixed_batch_gives_what_it_gives_alone(engine: Engine)
     assert len(set(texts)) == 3
 
 
-def test_adapters_that_are_moved_to_neighbouring_slots_stay_what_they_are(engine: Engine):
+def test_adapters_in_slots_that_lie_apart_stay_what_they_are(engine: Engine):
     names = [engine.publish(seed) for seed in range(20, 24)]  # fill the four slots
 
     def answer(name: str) -> str:
@@ -91,7 +91,7 @@ def test_adapters_that_are_moved_to_neighbouring_slots_stay_what_they_are(engine
 
     alone = {name: answer(name) for name in names}
     assert len(set(alone.values())) == len(names)
-    for pair in combinations(names, 2):  # most of them lie apart, and are together long enough to be moved
+    for pair in combinations(names, 2):  # most of them lie apart
         with ThreadPoolExecutor(len(pair)) as pool:
             assert list(pool.map(answer, pair)) == [alone[name] for name in pair]
     assert {name: answer(name) for name in names} == alone

@@ -58,9 +58,9 @@ def test_norms_leave_what_they_cannot_take(ops):
     assert not ops.fused_add_rms_norm.impls["genadapter"].supports_args(x, torch.randn(16, 4).mT, weight, EPSILON)
 
 
-@pytest.mark.parametrize(("width", "inputs"), [(96, 64), (576, 1536), (100, 60), (64, 8192)])
-def test_products_with_packed_weights(monkeypatch, width, inputs):
-    """Whatever the weights are packed for on this machine."""
+@pytest.fixture
+def layers(monkeypatch):
+    """vLLM's choice of a product, as the plugin changes it."""
     pytest.importorskip("vllm")
     from vllm.model_executor.layers import utils
     from vllm.platforms import current_platform
@@ -68,24 +68,42 @@ def test_products_with_packed_weights(monkeypatch, width, inputs):
     from service.vllm_plugin import cpu_ops
 
     current_platform.import_kernels()
-    for holder, name in ((utils, "check_cpu_sgl_kernel"), (utils.ops, "weight_packed_linear_cpu")):
+    changed = [(utils, "dispatch_cpu_unquantized_gemm"), (utils, "check_cpu_sgl_kernel")]
+    for holder, name in [*changed, (utils.ops, "weight_packed_linear_cpu")]:
         monkeypatch.setattr(holder, name, getattr(holder, name))  # put back afterwards
     cpu_ops.pack_weights(utils)
-    fits = width % 32 == 0 and inputs % 32 == 0 and inputs <= 4096
-    if not torch.cpu._is_amx_tile_supported():
-        assert utils.check_cpu_sgl_kernel(width, inputs, torch.bfloat16) == (
-            fits and torch.cpu._is_avx512_bf16_supported()
-        )
-        assert not utils.check_cpu_sgl_kernel(width, inputs, torch.float32)
+    return utils
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("width", "inputs"), [(96, 64), (576, 1536), (100, 60), (64, 8192)])
+def test_products_with_packed_weights(layers, monkeypatch, width, inputs, bias):
+    """Whatever the weights are packed for on this machine."""
+    packed = []
+    monkeypatch.setattr(layers.ops, "weight_packed_linear_cpu", _noting(packed, layers.ops.weight_packed_linear_cpu))
     random = torch.Generator().manual_seed(1)
-    layer = torch.nn.Linear(inputs, width, bias=False, dtype=torch.bfloat16)
+    layer = torch.nn.Linear(inputs, width, bias=bias, dtype=torch.bfloat16)
     layer.weight.data = torch.randn(width, inputs, generator=random).bfloat16()
-    weight = layer.weight.data.float()
-    utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    weight, added = layer.weight.data.float(), layer.bias.data.float() if bias else None
+    layers.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
     for rows in (0, 1, 4, 5, 33, 257):
         x = torch.randn(rows, inputs, generator=random).bfloat16()
-        product = layer.cpu_linear(x, layer.weight, None)
-        torch.testing.assert_close(product.float(), linear(x.float(), weight), rtol=0.01, atol=0.01 * inputs**0.5)
+        product = layer.cpu_linear(x, layer.weight, layer.bias)
+        assert product.dtype == torch.bfloat16
+        expected = linear(x.float(), weight, added)
+        torch.testing.assert_close(product.float(), expected, rtol=0.01, atol=0.01 * inputs**0.5)
+    if not torch.cpu._is_amx_tile_supported():
+        fits = width % 32 == 0 and inputs % 32 == 0 and inputs <= 4096
+        assert bool(packed) == (fits and not bias and torch.cpu._is_avx512_bf16_supported())
+        assert not bias or layer.bias.dtype == torch.bfloat16
+
+
+def _noting(calls, function):
+    def call(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return call
 
 
 CONFIGURED = """
