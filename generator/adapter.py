@@ -42,12 +42,6 @@ class Lora:
         """The same, rounded to `dtype`."""
         return Lora({name: (a.to(dtype), b.to(dtype)) for name, (a, b) in self.tensors.items()}, self.rank, self.alpha)
 
-    def trimmed(self) -> Lora:
-        """The same product without the directions that are zero in every module: a short document has fewer than the rank."""
-        used = max(1, *(int(row) + 1 for a, _ in self.tensors.values() for row in a.any(1).nonzero()[-1:]))
-        tensors = {name: (a[:used], b[:, :used]) for name, (a, b) in self.tensors.items()}
-        return Lora(tensors, used, self.alpha * used / self.rank)
-
     def save_peft(self, folder: Path, base_model_name: str) -> None:
         """Write a folder that `peft.PeftModel.from_pretrained` loads."""
         from safetensors.torch import save_file
@@ -164,10 +158,14 @@ def read_factors(data: bytes) -> tuple[Tensor, Tensor]:
     return u.float(), v.float()
 
 
-def expand(data: bytes, expander: Expander) -> Lora:
-    """The LoRA of stored bytes. Raises `DamagedAdapter`; ValueError for an adapter of another generator."""
+def expand(data: bytes, expander: Expander, *, trim: bool = False) -> Lora:
+    """The LoRA of stored bytes; with `trim` without the directions that are zero in every module, since a short document has fewer
+    than the rank. Raises `DamagedAdapter`; ValueError for an adapter of another generator."""
     header = read_header(data)
     if header.get("generator") != expander.fingerprint:
         raise ValueError("the adapter was made by another generator than the one that is served")
     u, v = read_factors(data)
+    if trim:
+        used = max([1, *(u.any(1).any(0).nonzero()[-1:, 0] + 1).tolist()])
+        u, v = u[..., :used], v[..., :used]
     return Lora(expander.expand(u, v), u.shape[-1], expander.config.scaling * u.shape[-1])

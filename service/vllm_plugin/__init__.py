@@ -28,9 +28,7 @@ def register() -> None:
     if not hooks.first_call():
         return
     hooks.when_imported("vllm.lora.model_manager", "service.vllm_plugin.cpu_lora", "watch_slots")
-    hooks.when_imported("vllm.platforms.cpu", "service.vllm_plugin.platform", "use_grouped_products")
-    hooks.when_imported("vllm.platforms.cpu", "service.vllm_plugin.platform", "prefer_norms")
-    hooks.when_imported("vllm.platforms.cpu", "service.vllm_plugin.platform", "call_attention_directly")
+    hooks.when_imported("vllm.platforms.cpu", "service.vllm_plugin.platform", "change_answers")
     hooks.when_imported("vllm.kernels", "service.vllm_plugin.cpu_ops", "register_norms")
     hooks.when_imported("vllm.model_executor.layers.utils", "service.vllm_plugin.cpu_ops", "pack_weights")
     hooks.when_imported("vllm.v1.worker.cpu_model_runner", "service.vllm_plugin.cpu_seeds", "keep_seeds")

@@ -30,7 +30,6 @@ def register_norms(_kernels: ModuleType) -> None:
     """Called with the module vllm.kernels, which registers vLLM's own implementations."""
     if not current_platform.is_cpu() or not known_release("RMSNorm, many small operations on a CPU"):
         return
-    current_platform.import_kernels()
     if all(hasattr(torch.ops._C, name) for name in NORMS):
         ir.ops.rms_norm.register_impl(PROVIDER, supports_args=_fits)(rms_norm)
         ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supports_args=_both_fit, inplace=True)(fused_add_rms_norm)

@@ -14,20 +14,21 @@ PROVIDER = "genadapter"
 NORMS = ("rms_norm", "fused_add_rms_norm")
 
 
-def use_grouped_products(platform: ModuleType) -> None:
+def change_answers(platform: ModuleType) -> None:
     """`platform`: the module vllm.platforms.cpu."""
-    if known_release(
-        "the CPU's LoRA product, wrong for batches that mix requests with and without an adapter before 0.33"
+    if not known_release(
+        "the CPU's LoRA product, wrong for batches that mix requests with and without an adapter before 0.33, and the slower "
+        "of its operations"
     ):
-        platform.CpuPlatform.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
-
-
-def prefer_norms(platform: ModuleType) -> None:
-    """`platform`: the module vllm.platforms.cpu. What a user names (`--ir-op-priority`) comes first."""
-    if not known_release("RMSNorm, many small operations on a CPU"):
         return
     cpu = platform.CpuPlatform
-    default: Callable[[Any], Any] = cpu.get_default_ir_op_priority
+    cpu.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
+    cpu.get_default_ir_op_priority = classmethod(_with_our_norms(cpu.get_default_ir_op_priority))
+    cpu.opaque_attention_op = classmethod(_only_for_a_compiler(cpu.opaque_attention_op))
+
+
+def _with_our_norms(default: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """What a user names (`--ir-op-priority`) still comes first."""
 
     def get_default_ir_op_priority(cls: Any, vllm_config: Any) -> Any:
         from vllm import ir
@@ -39,16 +40,12 @@ def prefer_norms(platform: ModuleType) -> None:
                 setattr(priority, name, [PROVIDER, *getattr(priority, name)])
         return priority
 
-    cpu.get_default_ir_op_priority = classmethod(get_default_ir_op_priority)
+    return get_default_ir_op_priority
 
 
-def call_attention_directly(platform: ModuleType) -> None:
-    """`platform`: the module vllm.platforms.cpu. Where nothing is compiled attention need not be hidden from a compiler: twice a
-    layer the way through torch's registry of operations, a twentieth of a step of one answer."""
-    if not known_release("attention called through torch's registry"):
-        return
-    cpu = platform.CpuPlatform
-    default: Callable[[], bool] = cpu.opaque_attention_op
+def _only_for_a_compiler(default: Callable[[], bool]) -> Callable[[Any], bool]:
+    """Where nothing is compiled attention need not be hidden from a compiler: twice a layer the way through torch's registry of
+    operations, a fiftieth of a step of one answer."""
 
     def opaque_attention_op(_cls: Any) -> bool:
         from vllm.config import CompilationMode, get_current_vllm_config_or_none
@@ -56,4 +53,4 @@ def call_attention_directly(platform: ModuleType) -> None:
         config = get_current_vllm_config_or_none()
         return default() and (config is None or config.compilation_config.mode != CompilationMode.NONE)
 
-    cpu.opaque_attention_op = classmethod(opaque_attention_op)
+    return opaque_attention_op

@@ -57,7 +57,7 @@ class AdapterSource:
                 or header.get("base_model") != self.expander.base_fingerprint
             ):
                 raise AdapterMismatch
-            lora = expand(payload, self.expander).trimmed()
+            lora = expand(payload, self.expander, trim=True)
         except DamagedAdapter as error:
             raise AdapterDamaged(str(error)) from error
         if dtype is not None:

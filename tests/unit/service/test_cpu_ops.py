@@ -107,7 +107,6 @@ def _noting(calls, function):
 
 
 CONFIGURED = """
-from pathlib import Path
 from vllm.engine.arg_utils import EngineArgs
 from vllm.config import set_current_vllm_config
 from vllm.platforms import current_platform
