@@ -84,10 +84,11 @@ class BarePass:
         import torch
 
         from generator.base_model import resolve_base_model
-        from generator.generator import load_base
+        from generator.generator import load_base, resolve_dtype
 
         self._torch = torch
-        self._base = load_base(resolve_base_model(shipped_config().base_model), "cpu", torch.float32)
+        dtype = resolve_dtype("auto", "cpu")  # the service's own default
+        self._base = load_base(resolve_base_model(shipped_config().base_model), "cpu", dtype)
         self.milliseconds(256)
 
     def milliseconds(self, tokens: int) -> float:

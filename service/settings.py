@@ -75,7 +75,8 @@ class Settings(BaseSettings):
     roles: Annotated[frozenset[Role], NoDecode, BeforeValidator(_roles)] = frozenset({"contextualize", "generate"})
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the generator runs")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the generator. auto: float32 on a CPU, bfloat16 on a GPU"
+        "auto",
+        description="Of the generator. auto: bfloat16 on GPUs and on CPUs with instructions for it, else float32",
     )
 
     # Where it listens, and for whom

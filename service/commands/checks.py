@@ -23,13 +23,6 @@ GIB = 1 << 30
 ENGINE_GIB = 4.0
 LEAST_DISK_GIB = 1.0
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
-CPU_FLAGS = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16: several times as quickly as in float32."""
-    return bool(BFLOAT16_FLAGS & set(CPU_FLAGS.read_text().split()))
 
 
 class Problem(Exception):
@@ -48,14 +41,10 @@ def accelerator(settings: Settings) -> str:
                 "to use it, install genadapter[gpu] in place of [cpu] and set GENADAPTER_DEVICE=cuda",
                 grave=False,
             )
-        cores = f"none asked for; CPU cores: {len(os.sched_getaffinity(0))}"
-        if settings.dtype == "bfloat16" or not cpu_has_bfloat16():
-            return cores
-        raise Problem(
-            f"{cores}, with instructions for bfloat16",
-            "GENADAPTER_DTYPE=bfloat16 reads documents in less than half of the time",
-            grave=False,
-        )
+        from generator.generator import resolve_dtype
+
+        dtype = str(resolve_dtype(settings.dtype, "cpu")).removeprefix("torch.")
+        return f"none asked for; CPU cores: {len(os.sched_getaffinity(0))}, documents read in {dtype}"
     import torch
 
     if not torch.cuda.is_available():

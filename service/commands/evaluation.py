@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.backend import WAIT_POLICY
-from service.commands.checks import cpu_has_bfloat16
 from service.commands.client import EXIT_USAGE, JsonOption, Output
 
 if TYPE_CHECKING:
@@ -30,12 +29,6 @@ DataOption = Annotated[Path, typer.Option(help="Folder with the sources as SOURC
 DtypeOption = Annotated[
     str, typer.Option(help="auto, float32 or bfloat16: auto is float32 on CPUs without instructions for bfloat16.")
 ]
-
-
-def _precision(dtype: str, device: str) -> str:
-    """What "auto" means here. A service has its adapters in float32 unless told otherwise; a measure on many documents is
-    done in half of the time, with the base model as the engine serves it."""
-    return "bfloat16" if (dtype, device) == ("auto", "cpu") and cpu_has_bfloat16() else dtype
 
 
 @evaluation.callback()
@@ -69,9 +62,7 @@ def quality(
     chosen = tuple(sources.split(",")) if sources else report.DOCUMENTS + report.CONVERSATIONS
     wanted = report.Wanted(split, limit, seed, chosen, generate=generate, progress=True)
     try:
-        generator = load_generator(
-            checkpoint or default_checkpoint(), dtype=resolve_dtype(_precision(dtype, "cpu"), "cpu")
-        )
+        generator = load_generator(checkpoint or default_checkpoint(), dtype=resolve_dtype(dtype, "cpu"))
         measured = report.measure(generator, data, wanted)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         output.fail(str(error), EXIT_USAGE)
@@ -140,9 +131,7 @@ def run_all(
             questions=questions,
             sources=given,
         )
-        engine, about = _engine(
-            str(checkpoint or default_checkpoint()), base_model, (device, _precision(dtype, device)), url
-        )
+        engine, about = _engine(str(checkpoint or default_checkpoint()), base_model, (device, dtype), url)
         path = _run(engine, about, plan, data, out or Path("runs") / f"evaluation-{about['checkpoint'][:12]}")
     except (CheckpointError, BaseModelNotFound, FileNotFoundError, ValueError, ServiceError) as error:
         output.fail(str(error), EXIT_USAGE)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.commands import evaluation as command
 from service.commands.client import EXIT_USAGE
-from service.commands.evaluation import _precision, _publish, evaluation
+from service.commands.evaluation import _publish, evaluation
 
 
 @pytest.mark.parametrize(
@@ -30,22 +29,6 @@ def test_a_wrong_request_is_said_in_words(arguments: list[str], said: str, tmp_p
     ended = CliRunner().invoke(evaluation, [*arguments, "--out", str(tmp_path / "out"), "--json"])
     assert said in json.loads(ended.stdout)["error"]["message"]
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("asked", "device", "has", "taken"),
-    [
-        ("auto", "cpu", True, "bfloat16"),
-        ("auto", "cpu", False, "auto"),
-        ("float32", "cpu", True, "float32"),
-        ("auto", "cuda", True, "auto"),
-    ],
-)
-def test_a_processor_with_bfloat16_measures_in_it(
-    asked: str, device: str, has: bool, taken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "cpu_has_bfloat16", lambda: has)
-    assert _precision(asked, device) == taken
 
 
 def test_a_published_report_shows_its_plots(tmp_path: Path) -> None:
