@@ -54,16 +54,17 @@ def naive(generator: Any, ids: list[int]) -> None:
         for target, module in zip(config.targets, generator.network.generators, strict=True):
             mask = torch.ones(1, len(ids))
             s = module.state(states[target.layer], states[0], mask)[0]
-            u, _, vt = torch.linalg.svd(s, full_matrices=False)
+            u, _, vt = (part.to(module.B) for part in torch.linalg.svd(s, full_matrices=False))
             kept.append(module.B @ vt[: config.rank].mT @ u[:, : config.rank].mT @ module.A1)
 
 
 def main() -> None:
     from generator import load_generator
     from generator.checkpoint import default_checkpoint
+    from generator.generator import resolve_dtype
 
     kind, tokens = sys.argv[1], int(sys.argv[2])
-    generator = load_generator(default_checkpoint())
+    generator = load_generator(default_checkpoint(), dtype=resolve_dtype("auto", "cpu"))
     ids = [100 + i % 1000 for i in range(tokens)]
     works: dict[str, Callable[[], Any]] = {
         "ours": lambda: generator.contextualize(ids),

@@ -107,7 +107,7 @@ class Contextualizer:
         count = 0
         ids: list[int] = []
         if len(text) > limit * CHARS_PER_TOKEN:
-            count, about = count_tokens_in_slices(backend, text), "about "
+            count, about = count_tokens_in_slices(backend, text, limit), "about "
         if count <= limit:
             ids, about = backend.tokenize(text), ""
             count = len(ids)

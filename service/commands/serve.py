@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -266,6 +267,14 @@ async def _until_ready(
     finally:
         if waiting is not None:
             waiting.cancel()
+    _settle_heap()
     host = settings.host if settings.is_loopback else "127.0.0.1"
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.servers[0].sockets[0].getsockname()[1]}"
     stages.all_is_ready(url, settings)
+
+
+def _settle_heap() -> None:
+    """What is there when all parts are ready stays, and the collector need not look through it again: with torch and
+    transformers loaded a full collection stopped every request for 0.2 to 0.3 s, once in a thousand requests."""
+    gc.collect()
+    gc.freeze()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,12 @@ from generator.checkpoint import default_checkpoint
 from generator.evaluation.engines import InProcess
 from generator.evaluation.items import Asked
 from generator.evaluation.quality import Quality, Tally
+from generator.generator import DTYPES
 from generator.training.data import Passage, Question
 from generator.training.frozen import FrozenModel
 from generator.training.objectives import Prompts
 from generator.training.step import Adapters
+from service.backend import TorchBackend
 from service.commands import stages
 
 FROGS = (Path(__file__).parents[2] / "examples" / "frogs.txt").read_text()
@@ -81,9 +85,22 @@ def test_what_training_optimizes_is_what_inference_uses(generator: Generator) ->
     ],
     ids=["page and README", "serve"],
 )
-def test_what_people_try_first_works(generator: Generator, text: str, question: str, answer: str) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_people_try_first_works(dtype: str, text: str, question: str, answer: str) -> None:
     """With the adapter the shipped generator answers, without it the model does not."""
-    engine = InProcess(generator)
+    engine = InProcess(load_generator(default_checkpoint(), dtype=DTYPES[dtype]))
     handles = engine.contextualize(text).handle, None
     replies = [engine.ask([Asked("chat", question, [])], [""], handle, 24)[0].text for handle in handles]
     assert [bool(re.search(answer, reply)) for reply in replies] == [True, False], replies
+
+
+def test_a_long_text_does_not_stop_the_rest_of_the_service(generator: Generator) -> None:
+    """Its tokenizer, in a thread of its own, lets the event loop's thread run meanwhile."""
+    turns = 0
+    with ThreadPoolExecutor(1) as thread:
+        tokenizing = thread.submit(TorchBackend(generator).tokenize, FROGS * 1000)
+        while not tokenizing.done():
+            turns += 1
+            time.sleep(0.001)
+    assert len(tokenizing.result()) > 100_000
+    assert turns > 20

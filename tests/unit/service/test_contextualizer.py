@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service.backend import BackendHolder
+from service.backend import SLICE_CHARS, BackendHolder
 from service.contextualizer import Contextualizer, Reading
-from service.errors import Busy, GeneratorUnavailable, NoState, ServerFault, Stopping
+from service.errors import Busy, GeneratorUnavailable, NoState, ServerFault, Stopping, TooLarge
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.contract.doubles import POISON, FakeBackend, token_of
@@ -183,3 +183,17 @@ def test_a_stop_while_a_parents_state_is_fetched_answers_all_who_wait(answers_in
             assert [type(result) for result in results] == [Stopping, Stopping]
 
     with_contextualizer(use)
+
+
+def test_a_text_far_too_long_is_refused_after_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use(contextualizer: Contextualizer, backend: FakeBackend) -> None:
+        read: list[int] = []
+        tokenize = backend.tokenize
+        monkeypatch.setattr(backend, "tokenize", lambda text: (read.append(len(text)), tokenize(text))[1])
+        with pytest.raises(TooLarge, match="about 5000000 tokens"):
+            await contextualizer.tokenize("w " * 5_000_000)
+        assert sum(read) == SLICE_CHARS
+        # Long only in characters: counted whole, and taken.
+        assert len(await contextualizer.tokenize(" " * SLICE_CHARS * 2 + "w " * 100)) == 100
+
+    with_contextualizer(use, max_document_tokens=100)
