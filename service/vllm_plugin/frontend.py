@@ -58,6 +58,12 @@ class Frontend:
         self._loading: dict[str, asyncio.Task[Path | None]] = {}
         self._sweep: asyncio.Task[None] | None = None
 
+    def serve(self, models: Any) -> None:
+        """vLLM's models are there. What the first adapter needs is read now, beside the rest of the start: the base model's
+        fingerprint (seconds, for a large one), the generator's expansion."""
+        self.models = models
+        self._check_base(models.model_config.model)
+
     async def store(self) -> Store:
         if self._store is None:
             self._store = await self._source.open_store()
@@ -111,9 +117,12 @@ class Frontend:
 
     async def _is_our_base(self, base_model: str) -> bool:
         """Whether the model that vLLM serves is the checkpoint's; found out once."""
+        return await asyncio.shield(self._check_base(base_model))
+
+    def _check_base(self, base_model: str) -> asyncio.Task[bool]:
         if self._base is None or (self._base.done() and self._base.exception() is not None):
             self._base = asyncio.create_task(asyncio.to_thread(_is_base_of, self._source, base_model))
-        return await asyncio.shield(self._base)
+        return self._base
 
     @asynccontextmanager
     async def using(self, request: Any) -> AsyncIterator[None]:
@@ -177,7 +186,7 @@ def watch_names(serving: ModuleType) -> None:
 
     def build_and_note(self: Any, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
-        frontend().models = self
+        frontend().serve(self)
 
     models_class.__init__ = build_and_note
 
