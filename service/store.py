@@ -249,20 +249,22 @@ class Store:
             start = rank + 1
         found: list[AdapterRecord] = []
         dead: list[str] = []
-        for offset in range(start, start + MAX_LIST_READS, LIST_LIMIT):
-            members = await self._members(tenant, offset)
+        offset, count = start, limit + 1  # a page, and whether there is more; further looks only where members were dead
+        while offset < start + MAX_LIST_READS:
+            members = await self._members(tenant, offset, count)
             dead += [name for name, record in members if record is None]
             found += [record for _, record in members if record is not None and record.tenant == tenant]
-            if len(found) > limit or len(members) < LIST_LIMIT:
+            if len(found) > limit or len(members) < count:
                 break
+            offset, count = offset + count, LIST_LIMIT
         if dead:
             async with self._operation("prune"):
                 await self._index.prune(tenant, dead)
         return Page(found[:limit], has_more=len(found) > limit)
 
-    async def _members(self, tenant: str, offset: int) -> Sequence[tuple[str, AdapterRecord | None]]:
+    async def _members(self, tenant: str, offset: int, count: int) -> Sequence[tuple[str, AdapterRecord | None]]:
         async with self._operation("list"):
-            ids = await self._index.names(tenant, offset, LIST_LIMIT)
+            ids = await self._index.names(tenant, offset, count)
             values = await self._each("get", [_key(name, "meta") for name in ids])
         return [
             (name, None if value is None else AdapterRecord.from_json(value))
