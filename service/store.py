@@ -249,7 +249,10 @@ class Store:
             start = rank + 1
         found: list[AdapterRecord] = []
         dead: list[str] = []
-        offset, count = start, limit + 1  # a page, and whether there is more; further looks only where members were dead
+        offset, count = (
+            start,
+            limit + 1,
+        )  # a page, and whether there is more; further looks only where members were dead
         while offset < start + MAX_LIST_READS:
             members = await self._members(tenant, offset, count)
             dead += [name for name, record in members if record is None]

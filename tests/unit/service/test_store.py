@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +132,27 @@ def test_listing_goes_through_all_pages(valkey: ValkeyServer) -> None:
             after = found[-1]
         assert found == [adapter_id(number) for number in reversed([*range(100), *range(240, 250)])]
         assert await store.list("acme", 7, adapter_id(999)) is None
+
+    with_store(valkey, use)
+
+
+def test_a_page_reads_no_more_than_it_needs(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use(store: Store, redis: Any) -> None:
+        for number in range(12):
+            await store.publish(record(number), PAYLOAD)
+        read: list[int] = []
+        each = store._each
+
+        async def counted(command: str, keys: Sequence[str]) -> Sequence[Any]:
+            read.append(len(keys))
+            return await each(command, keys)
+
+        monkeypatch.setattr(store, "_each", counted)
+        for limit, more in ((5, True), (11, True), (12, False), (20, False)):
+            page = await store.list("acme", limit)
+            assert page is not None
+            assert (len(page.records), page.has_more) == (min(limit, 12), more)
+        assert read == [6, 12, 12, 12]
 
     with_store(valkey, use)
 
