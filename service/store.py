@@ -249,17 +249,16 @@ class Store:
             start = rank + 1
         found: list[AdapterRecord] = []
         dead: list[str] = []
-        offset, count = (
-            start,
-            limit + 1,
-        )  # a page, and whether there is more; further looks only where members were dead
-        while offset < start + MAX_LIST_READS:
+        # A page, and whether there is more; further only where members were dead.
+        offset, count, end = start, limit + 1, start + MAX_LIST_READS
+        while offset < end:
             members = await self._members(tenant, offset, count)
             dead += [name for name, record in members if record is None]
             found += [record for _, record in members if record is not None and record.tenant == tenant]
             if len(found) > limit or len(members) < count:
                 break
-            offset, count = offset + count, LIST_LIMIT
+            offset += count
+            count = min(LIST_LIMIT, end - offset)
         if dead:
             async with self._operation("prune"):
                 await self._index.prune(tenant, dead)

@@ -33,6 +33,11 @@ def generator() -> Generator:
     return load_generator(default_checkpoint())
 
 
+@pytest.fixture(scope="module", params=DTYPES)
+def in_each_precision(request: pytest.FixtureRequest) -> Generator:
+    return load_generator(default_checkpoint(), dtype=DTYPES[request.param])
+
+
 @pytest.fixture(scope="module")
 def tally(generator: Generator) -> Tally:
     prompts = Prompts.of(generator.tokenizer)
@@ -85,10 +90,9 @@ def test_what_training_optimizes_is_what_inference_uses(generator: Generator) ->
     ],
     ids=["page and README", "serve"],
 )
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_what_people_try_first_works(dtype: str, text: str, question: str, answer: str) -> None:
+def test_what_people_try_first_works(in_each_precision: Generator, text: str, question: str, answer: str) -> None:
     """With the adapter the shipped generator answers, without it the model does not."""
-    engine = InProcess(load_generator(default_checkpoint(), dtype=DTYPES[dtype]))
+    engine = InProcess(in_each_precision)
     handles = engine.contextualize(text).handle, None
     replies = [engine.ask([Asked("chat", question, [])], [""], handle, 24)[0].text for handle in handles]
     assert [bool(re.search(answer, reply)) for reply in replies] == [True, False], replies

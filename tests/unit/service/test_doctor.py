@@ -39,7 +39,9 @@ def test_settings_that_make_no_sense_are_told(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_precision_is_named(dtype: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checks, "NVIDIA_DRIVER", tmp_path / "none")
-    assert dtype in checks.accelerator(settings(dtype=dtype))
+    said = checks.accelerator(settings(dtype=dtype))
+    assert "CPU cores" in said
+    assert dtype in said
 
 
 @pytest.mark.parametrize(
