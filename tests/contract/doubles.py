@@ -53,7 +53,8 @@ class FakeBackend:
     batch_tokens = 8_192
 
     def __init__(self) -> None:
-        self.batches: list[list[int]] = []
+        self.begun = 0  # passes, before the door
+        self.batches: list[list[int]] = []  # after it
         self.open = threading.Event()
         self.open.set()
 
@@ -67,6 +68,7 @@ class FakeBackend:
         states: Sequence[tuple[int, ...] | None] | None = None,
         on_chunk: Callable[[], None] | None = None,
     ) -> list[tuple[int, ...]]:
+        self.begun += 1
         self.open.wait(30)
         if on_chunk is not None:
             on_chunk()

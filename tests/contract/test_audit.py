@@ -95,8 +95,7 @@ def test_too_much_at_once_is_busy(start_service: StartService) -> None:
         waiting = threading.Thread(target=lambda: other.post("/contextualize", json={"text": "held for a while"}))
         waiting.start()
         try:
-            while "genadapter_requests_in_flight 2.0" not in service.client.get("/metrics").text:
-                pass
+            _until(lambda: "genadapter_requests_in_flight 2.0" in service.client.get("/metrics").text)
             check(service.client.get("/adapters"), 429)
             assert service.client.get("/healthz").status_code == 200
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -240,32 +241,41 @@ def test_limits_on_size(start_service: StartService) -> None:
     assert small.client.post("/contextualize", files=files[:2]).status_code == 201
 
 
+def post_raw(service: Service, path: str, fields: dict[str, Any]) -> socket.socket:
+    """The connection of a request that nobody waits for."""
+    connection = socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1])))
+    body = json.dumps(fields).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
 def test_a_full_queue_answers_busy(start_service: StartService) -> None:
-    service = start_service(max_queue=1, contextualize_deadline="1s")
+    service = start_service(max_queue=1)
     service.backend.open.clear()
-    held = []
-    for number in range(2):  # one in the generator, one waiting
-        connection = socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1])))
-        body = json.dumps({"text": f"held document {number}"}).encode()
-        head = (
-            f"POST /contextualize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        )
-        connection.sendall(head.encode() + b"\r\n\r\n" + body)
-        held.append(connection)
-        _until(lambda number=number: f"genadapter_queue_depth {float(number)}" in service.client.get("/metrics").text)
-    check(service.client.post("/contextualize", json={"text": "one too many"}), 429)
-    held[1].close()  # whose place is free at once
-    _until(lambda: "genadapter_queue_depth 0.0" in service.client.get("/metrics").text)
-    check(service.client.post("/contextualize", json={"text": "waits until its deadline"}), 504)
-    service.backend.open.set()
-    held[0].close()
-    assert service.create("all is well again")["reused"] is False
-    assert not any(2 in batch for batch in service.backend.batches[1:2])
+    with post_raw(service, "/contextualize", {"text": "in the generator"}):
+        _until(lambda: service.backend.begun == 1)
+        with post_raw(service, "/contextualize", {"text": "waits"}):
+            _until(lambda: "genadapter_queue_depth 1.0" in service.client.get("/metrics").text)
+            check(service.client.post("/contextualize", json={"text": "one too many"}), 429)
+        _until(lambda: "genadapter_queue_depth 0.0" in service.client.get("/metrics").text)  # its place is free at once
+        service.backend.open.set()
+        assert service.create("all is well again")["reused"] is False
+    assert service.backend.batches == [[3], [4]], "who left was not read"
+
+
+def test_a_document_that_waits_is_told_at_its_deadline(start_service: StartService) -> None:
+    service = start_service(contextualize_deadline="1s")
+    service.backend.open.clear()
+    with post_raw(service, "/contextualize", {"text": "holds the generator"}):
+        _until(lambda: service.backend.begun == 1)
+        check(service.client.post("/contextualize", json={"text": "waits for too long"}), 504)
+        service.backend.open.set()
+    assert service.create("and all is well again")["reused"] is False
+    assert service.backend.batches == [[5]], "neither of those that were told is read on"
 
 
 def _until(condition: Any, seconds: float = 60) -> None:
-    import time
-
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come true in time"
@@ -276,12 +286,8 @@ def _until(condition: Any, seconds: float = 60) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_is_let_go_upstream(service: Service, path: str, stream: bool) -> None:
     before = service.engine.cancelled
-    connection = socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1])))
     fields = {"prompt": "slow answer", "stream": stream} | ({"model": "tiny-model"} if path != "/generate" else {})
-    body = json.dumps(fields).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     sent = len(service.engine.requests)
-    connection.sendall(head.encode() + body)
-    _until(lambda: len(service.engine.requests) > sent)
-    connection.close()
+    with post_raw(service, path, fields):
+        _until(lambda: len(service.engine.requests) > sent)
     _until(lambda: service.engine.cancelled > before)
