@@ -265,7 +265,7 @@ def test_a_full_queue_answers_busy(start_service: StartService) -> None:
 
 
 def test_a_document_that_waits_is_told_at_its_deadline(start_service: StartService) -> None:
-    service = start_service(contextualize_deadline="1s")
+    service = start_service(contextualize_deadline="2s")
     service.backend.open.clear()
     with post_raw(service, "/contextualize", {"text": "holds the generator"}):
         _until(lambda: service.backend.begun == 1)
