@@ -145,7 +145,7 @@ def engine_command(settings: Settings, model: Path, port: int, rank: int, target
     if rank > ENGINE_RANKS[-1]:
         raise SettingsError(f"the checkpoint's rank {rank} is above {ENGINE_RANKS[-1]}, the largest that vLLM serves")
     # `python -m`, because the `vllm` command of the CPU build asks for a distribution that is not there.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command = [sys.executable, "-m", "service.vllm_plugin.server"]
     command += ["--host", LOOPBACK, "--port", str(port)]
     command += ["--model", str(model), "--served-model-name", settings.model_name]
     command += ["--enable-lora", "--max-lora-rank", str(next(size for size in ENGINE_RANKS if size >= rank))]

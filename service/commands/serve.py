@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from service import heap
 from service.commands.client import EXIT_USAGE, Output
 from service.commands.stages import Stages
 from service.settings import Settings, SettingsError, load_settings, unknown_variables
@@ -67,6 +67,7 @@ def _leave(code: int) -> NoReturn:
 
 
 async def _serve(settings: Settings, stages: Stages) -> int:
+    heap.expect_much()
     from service.launcher import ChildFailed, Supervisor
 
     logging.basicConfig(
@@ -267,14 +268,7 @@ async def _until_ready(
     finally:
         if waiting is not None:
             waiting.cancel()
-    _settle_heap()
+    heap.settle()
     host = settings.host if settings.is_loopback else "127.0.0.1"
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.servers[0].sockets[0].getsockname()[1]}"
     stages.all_is_ready(url, settings)
-
-
-def _settle_heap() -> None:
-    """What is there when all parts are ready stays, and the collector need not look through it again: with torch and
-    transformers loaded a full collection stopped every request for 0.2 to 0.3 s, once in a thousand requests."""
-    gc.collect()
-    gc.freeze()

@@ -91,7 +91,7 @@ def test_engine_is_what_serve_starts_but_open_to_its_network(
     def last(option: str) -> str:
         return started[len(started) - started[::-1].index(option)]
 
-    assert started[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
+    assert started[1:3] == ["-m", "service.vllm_plugin.server"]
     assert last("--host") == "0.0.0.0"
     assert last("--port") == str(start.ENGINE_PORT)
     assert last("--served-model-name") == "SmolLM2-135M-Instruct"

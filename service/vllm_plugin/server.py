@@ -1,0 +1,15 @@
+"""vLLM's OpenAI server as our child: `python -m service.vllm_plugin.server`, with the server's own arguments.
+
+multiprocessing imports this module anew in each process that the server starts, before anything of vLLM: all of them load alike.
+"""
+
+from __future__ import annotations
+
+import runpy
+
+from service import heap
+
+heap.expect_much()  # vLLM itself freezes what it has loaded
+
+if __name__ == "__main__":
+    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
