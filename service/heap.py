@@ -6,13 +6,13 @@ import gc
 
 # torch, transformers and vLLM make a million objects when they are imported, nearly all of them for good. With Python's own
 # first threshold, 700, looking through them again and again is a fifth of the time that importing takes.
-_LOADING = (50_000, 50, 50)
+_LOADING = 50_000
 _SERVING = gc.get_threshold()
 
 
 def expect_much() -> None:
     """To be called before the imports."""
-    gc.set_threshold(*_LOADING)
+    gc.set_threshold(_LOADING)
 
 
 def settle() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,11 @@ class Service:
         assert response.status_code in (200, 201), response.text
         body: dict[str, Any] = response.json()
         return body
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", int(self.url.rsplit(":", 1)[1])))
+        connection.settimeout(20)
+        return connection
 
 
 StartService = Callable[..., Service]

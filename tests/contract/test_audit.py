@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from pathlib import Path
 
@@ -108,9 +107,8 @@ def test_too_much_at_once_is_busy(start_service: StartService) -> None:
 def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(start_service: StartService, path: str) -> None:
     """Neither a request that runs nor bytes that count: with room for one of each, the next client is served."""
     service = start_service(max_requests=1, max_body_bytes=1 << 20, max_buffered_bytes=1 << 20)
-    port = int(service.url.rsplit(":", 1)[1])
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", port)) as connection:
+        with service.connect() as connection:
             head = (
                 f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
             )
@@ -138,7 +136,7 @@ def test_a_client_that_leaves_frees_its_parser(start_service: StartService, monk
         body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.html"\r\n\r\n<p>a</p>\r\n--b--\r\n'
         head = "POST /contextualize HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1]))) as connection:
+        with service.connect() as connection:
             connection.sendall(head.encode() + body)
             _until(lambda: parser._waiting == 1)
         assert freed.wait(10)

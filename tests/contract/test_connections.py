@@ -15,12 +15,6 @@ from service import connections
 from tests.contract.conftest import MAX_REQUESTS, Service
 
 
-def connect(service: Service) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1])))
-    connection.settimeout(20)
-    return connection
-
-
 def answer(connection: socket.socket) -> bytes:
     """All that comes until the service closes."""
     said = b""
@@ -53,17 +47,17 @@ def one_long_line(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("send", [many_headers, one_long_line])
 def test_a_head_without_end_is_cut(service: Service, send: Callable[[socket.socket], None]) -> None:
-    with connect(service) as connection, pytest.raises(OSError, match=r"reset|Broken"):
+    with service.connect() as connection, pytest.raises(OSError, match=r"reset|Broken"):
         send(connection)
     assert service.client.get("/healthz").status_code == 200
 
 
 def test_a_long_head_and_noise_are_told(service: Service) -> None:
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nx: " + b"y" * (connections.MAX_HEAD_BYTES + 10))
         refused(answer(connection), 400)
     for noise in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\x00" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
-        with connect(service) as connection:
+        with service.connect() as connection:
             connection.sendall(noise)
             refused(answer(connection), 400)
 
@@ -73,15 +67,15 @@ def test_a_connection_that_does_not_ask_is_closed(
     service: Service, monkeypatch: pytest.MonkeyPatch, words: bytes
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_S", 0.3)
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(words)
         assert answer(connection) == b""
 
 
 def test_too_many_connections_are_refused(service: Service) -> None:
-    held = [connect(service) for _ in range(connections.CONNECTIONS_PER_REQUEST * MAX_REQUESTS)]
+    held = [service.connect() for _ in range(connections.CONNECTIONS_PER_REQUEST * MAX_REQUESTS)]
     try:
-        with connect(service) as one_more:
+        with service.connect() as one_more:
             refused(answer(one_more), 429)
     finally:
         for connection in held:
@@ -109,7 +103,7 @@ def test_connections_leave_descriptors_for_the_rest(files: int, most: int) -> No
 
 
 def test_requests_one_after_the_other_and_refused_bodies_pass(service: Service) -> None:
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 30)
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert answer(connection).count(b"HTTP/1.1 200") == 31

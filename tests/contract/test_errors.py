@@ -243,7 +243,7 @@ def test_limits_on_size(start_service: StartService) -> None:
 
 def post_raw(service: Service, path: str, fields: dict[str, Any]) -> socket.socket:
     """The connection of a request that nobody waits for."""
-    connection = socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1])))
+    connection = service.connect()
     body = json.dumps(fields).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
