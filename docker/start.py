@@ -58,7 +58,7 @@ def engine_command() -> list[str]:
     checkpoint = checkpoint_folder(settings)
     config = read_config(checkpoint)
     model = resolve_base_model(settings.base_model)
-    os.environ |= children.engine_environment(settings.redis_url.get_secret_value(), checkpoint)
+    os.environ |= children.engine_environment(settings, settings.redis_url.get_secret_value(), checkpoint)
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
     command = children.engine_command(
         settings, model, ENGINE_PORT, config.rank, [target.name for target in config.targets]

@@ -17,14 +17,13 @@ from generator.config import GeneratorConfig, Strategy
 from generator.encode import Encoder, State, cut, decoder_layers
 from generator.factors import factorize
 from generator.model import GeneratorNetwork
+from generator.precision import quickest
 from generator.state import state_from_bytes, state_to_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CPU_FLAGS = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 BATCH_TOKENS = 16_384
 # Documents whose states are factorized at once, which a GPU does in little more time than one.
 _FACTORIZED_TOGETHER = 16
@@ -122,19 +121,12 @@ class Generator:
 
 
 def resolve_dtype(name: str, device: str) -> torch.dtype:
-    """`float32`, `bfloat16`, or `auto`: the second on GPUs and on CPUs with instructions for it. Raises ValueError."""
+    """`float32`, `bfloat16`, or `auto`: the one that is quicker on the device. Raises ValueError."""
     if name == "auto":
-        slow = torch.device(device).type == "cpu" and not cpu_has_bfloat16()
-        return torch.float32 if slow else torch.bfloat16
+        return DTYPES[quickest(device)]
     if name not in DTYPES:
         raise ValueError(f"{name!r} is not one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16. Documents are read in 0.6 of float32's time then (two cores with
-    AVX-512), and their adapters know as much."""
-    return CPU_FLAGS.is_file() and bool(BFLOAT16_FLAGS & set(CPU_FLAGS.read_text().split()))
 
 
 def load_base(folder: Path, device: str, dtype: torch.dtype) -> Any:

@@ -17,9 +17,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from generator.precision import cpu_has_bfloat16
 from service.backend import WAIT_POLICY
 from service.launcher import ChildSpec
 from service.settings import Settings, SettingsError
+from service.vllm_plugin.threads import ENGINE_CORES
 
 LOOPBACK = "127.0.0.1"
 PROBE_TIMEOUT_S = 2.0
@@ -31,11 +33,21 @@ ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Bind the engine's threads to every core of a small machine; on a larger one vLLM's own choice, which heeds NUMA, is
 # better.
 MAX_BOUND_CORES = 16
+BOUND_CORES = "VLLM_CPU_OMP_THREADS_BIND"
 ENGINE_GRACE_S = 20.0
 
 
+# The model is computed in the process that schedules, and not in one more beside it: a start without its imports, half a GB
+# less, and no waiting for one another at each step. vLLM does not offer this on a CPU, because OpenMP's threads must be bound
+# before a process loads it: ours are (`service.vllm_plugin.server`).
+ONE_PROCESS = ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
+# What an operator may ask for that is not done in one process.
+MORE_PROCESSES = {"--distributed-executor-backend", "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"}
+
 # What torch.compile looks for, beside Python's headers.
 COMPILERS = ("g++", "clang++")
+# Where Intel's package puts it.
+OPENMP = Path(sys.prefix, "lib", "libiomp5.so")
 
 
 class DataDirBusy(SettingsError):
@@ -129,7 +141,7 @@ def engine_child(settings: Settings, redis_url: str, port: int | None = None) ->
     command = engine_command(
         settings, resolve_base_model(settings.base_model), port, config.rank, [target.name for target in config.targets]
     )
-    environment = engine_environment(redis_url, checkpoint, verbose=settings.log_level == "debug")
+    environment = engine_environment(settings, redis_url, checkpoint)
 
     async def is_ready() -> bool:
         return await _answers(port, "/health")
@@ -159,6 +171,10 @@ def engine_command(settings: Settings, model: Path, port: int, rank: int, target
         # operations, each of which a step waits for.
         command += ["--enforce-eager"]
         command += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * (1 << 30)))]
+        if not cpu_has_bfloat16():
+            command += ["--dtype", "float32"]
+        if in_one_process(settings):
+            command += ONE_PROCESS
     return command + settings.engine_arguments
 
 
@@ -170,8 +186,17 @@ def is_cpu_build() -> bool:
     return False
 
 
-def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) -> dict[str, str]:
-    """Ours below, what the user has set on top of it. `verbose`: with vLLM's many lines about its own business."""
+def in_one_process(settings: Settings) -> bool:
+    """Whether the engine's scheduler computes, too (`ONE_PROCESS`)."""
+    asked = {argument.partition("=")[0] for argument in settings.engine_arguments}
+    small = len(os.sched_getaffinity(0)) <= MAX_BOUND_CORES
+    return (
+        is_cpu_build() and small and OPENMP.is_file() and not asked & MORE_PROCESSES and BOUND_CORES not in os.environ
+    )
+
+
+def engine_environment(settings: Settings, redis_url: str, checkpoint: Path) -> dict[str, str]:
+    """Ours below, what the user has set on top of it."""
     environment = {
         # Lets the resolver be asked. It also opens routes that load any local path: the port is the service's alone.
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -181,12 +206,13 @@ def engine_environment(redis_url: str, checkpoint: Path, verbose: bool = False) 
         "TOKENIZERS_PARALLELISM": "false",
         "NO_COLOR": "1",
         "PYTHONWARNINGS": "ignore",
-        "VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING",
+        "VLLM_LOGGING_LEVEL": "INFO" if settings.log_level == "debug" else "WARNING",
     }
     if is_cpu_build():
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) <= MAX_BOUND_CORES:
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+            name = ENGINE_CORES if in_one_process(settings) else BOUND_CORES
+            environment[name] = ",".join(map(str, cores))
         if preload := _preloads():
             environment["LD_PRELOAD"] = preload
         # Else one at each start: numba (the plugin's `cpu_kernel`) calls what OpenMP has renamed.
@@ -210,10 +236,9 @@ def _can_compile() -> bool:
 def _preloads() -> str:
     """Intel's OpenMP, which vLLM's kernels want loaded first, and its bundled tcmalloc, as far as they are
     installed."""
-    openmp = Path(sys.prefix, "lib", "libiomp5.so")
     vllm = importlib.util.find_spec("vllm")
     bundled = Path(vllm.origin).parent / "libs" if vllm is not None and vllm.origin else Path()
-    found = [*sorted(bundled.glob("libtcmalloc*.so*"))[:1], *([openmp] if openmp.is_file() else [])]
+    found = [*sorted(bundled.glob("libtcmalloc*.so*"))[:1], *([OPENMP] if OPENMP.is_file() else [])]
     return ":".join(map(str, found))
 
 

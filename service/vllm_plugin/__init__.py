@@ -1,6 +1,7 @@
 """What this project adds to a stock vLLM server, loaded through the entry point group `vllm.general_plugins`.
 
     server        vLLM's server as the service starts it
+    threads       those of an engine that schedules and computes in one process (CPUs)
     resolver      adapter id -> LoRA folder, on first use (the API server's process)
     frontend      what the API server knows of our adapters: names, running requests, files; the sweep
     files         the folder of expanded LoRAs: bounded, least recently used first out, never while in use

@@ -8,8 +8,11 @@ from __future__ import annotations
 import runpy
 
 from service import heap
+from service.vllm_plugin import threads
 
 heap.expect_much()  # vLLM itself freezes what it has loaded
 
-if __name__ == "__main__":
+if __name__ != "__main__":
+    threads.bind()  # this process computes
+else:
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

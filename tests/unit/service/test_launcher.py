@@ -14,6 +14,7 @@ import pytest
 
 from service import children, launcher
 from service.launcher import KEEPER, ChildFailed, ChildSpec, Supervisor
+from service.settings import Settings
 
 # Writes its own process id and that of a grandchild, then sleeps.
 WITH_GRANDCHILD = """
@@ -166,8 +167,8 @@ def test_an_engine_that_cannot_compile_does_not_try(monkeypatch: pytest.MonkeyPa
     """Else the first request for log probabilities would end it."""
     monkeypatch.setattr(children, "is_cpu_build", lambda: True)
     monkeypatch.setattr(children, "_can_compile", lambda: True)
-    assert "TORCHDYNAMO_DISABLE" not in children.engine_environment("redis://x", tmp_path)
+    assert "TORCHDYNAMO_DISABLE" not in children.engine_environment(Settings(), "redis://x", tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(children, "is_cpu_build", lambda: True)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert children.engine_environment("redis://x", tmp_path)["TORCHDYNAMO_DISABLE"] == "1"
+    assert children.engine_environment(Settings(), "redis://x", tmp_path)["TORCHDYNAMO_DISABLE"] == "1"
