@@ -28,6 +28,7 @@ Array = np.ndarray[Any, Any]
 # numpy has no bfloat16: it sees the bits.
 _SEEN_AS = {torch.bfloat16: torch.uint16, torch.float32: torch.float32}
 _TYPES = {torch.bfloat16: types.uint16, torch.float32: types.float32}
+DTYPES = frozenset(_TYPES)
 # Rows of A, and rows of B, that a thread takes at a time.
 _A_ROWS, _B_ROWS = 16, 64
 # Sums in any order, but infinities and NaN are what they are.
@@ -50,7 +51,7 @@ class Work(NamedTuple):
 
 def fits(*tensors: Tensor) -> bool:
     """Whether the kernel can take these."""
-    return all(t.dtype == tensors[0].dtype and t.dtype in _TYPES and t.is_contiguous() for t in tensors)
+    return all(t.dtype == tensors[0].dtype and t.dtype in DTYPES and t.is_contiguous() for t in tensors)
 
 
 def seen(tensor: Tensor) -> Array:

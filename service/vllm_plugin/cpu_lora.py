@@ -38,12 +38,13 @@ class Part:
 
 
 @cache
-def kernel() -> ModuleType | None:
-    """`cpu_kernel`, or None where numba cannot compile: every product is then one of torch's."""
+def kernel(dtype: torch.dtype = torch.float32) -> ModuleType | None:
+    """`cpu_kernel`, ready for adapters in `dtype`, or None where numba cannot compile: every product is then one of torch's."""
     try:
         from service.vllm_plugin import cpu_kernel
 
-        cpu_kernel.add_products(torch.bfloat16)
+        if dtype in cpu_kernel.DTYPES:  # now, and not at the first request's expense
+            cpu_kernel.add_products(dtype)
     except Exception as error:
         logger.warning("genadapter: the compiled LoRA product is left out (%s: %s)", type(error).__name__, error)
         return None
@@ -87,7 +88,7 @@ class GroupedPunicaWrapperCPU(PunicaWrapperCPU):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._kernel = kernel()
+        self._kernel = kernel(kwargs["lora_config"].lora_dtype) if "lora_config" in kwargs else kernel()
         self._token_groups: list[Group] = []
         self._sampler_groups: list[Group] = []
         self._rows = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from service.vllm_plugin import threads
 from service.vllm_plugin.hooks import known_release
 
 WRAPPER = "service.vllm_plugin.cpu_lora.GroupedPunicaWrapperCPU"
@@ -25,6 +27,8 @@ def change_answers(platform: ModuleType) -> None:
     cpu.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
     cpu.get_default_ir_op_priority = classmethod(_with_our_norms(cpu.get_default_ir_op_priority))
     cpu.opaque_attention_op = classmethod(_only_for_a_compiler(cpu.opaque_attention_op))
+    if threads.ENGINE_CORES in os.environ:
+        cpu.check_and_update_config = classmethod(_by_forking(cpu.check_and_update_config))
 
 
 def _with_our_norms(default: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
@@ -54,3 +58,14 @@ def _only_for_a_compiler(default: Callable[[], bool]) -> Callable[[Any], bool]:
         return default() and (config is None or config.compilation_config.mode != CompilationMode.NONE)
 
     return opaque_attention_op
+
+
+def _by_forking(default: Callable[[Any], None]) -> Callable[[Any, Any], None]:
+    """The process that computes begins with what the server has imported, seconds of a start; elsewhere vLLM forks by default,
+    and has no other thread running when it does."""
+
+    def check_and_update_config(_cls: Any, vllm_config: Any) -> None:
+        default(vllm_config)
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+
+    return check_and_update_config

@@ -5,6 +5,7 @@ multiprocessing imports this module anew in each process that the server starts,
 
 from __future__ import annotations
 
+import os
 import runpy
 
 from service import heap
@@ -15,4 +16,5 @@ heap.expect_much()  # vLLM itself freezes what it has loaded
 if __name__ != "__main__":
     threads.bind()  # this process computes
 else:
+    os.register_at_fork(after_in_child=threads.bind)
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

@@ -35,7 +35,7 @@ def with_and_without_kernel(request, monkeypatch):
 
     assert cpu_lora.kernel() is not None, "numba is one of vLLM's dependencies"
     if request.param != "compiled":
-        monkeypatch.setattr(cpu_lora, "kernel", lambda: None)
+        monkeypatch.setattr(cpu_lora, "kernel", lambda *_: None)
 
 
 def stacked(random: torch.Generator) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:

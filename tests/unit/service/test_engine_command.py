@@ -1,0 +1,92 @@
+"""How the local engine is started."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from generator import precision
+from service import children
+from service.settings import Settings
+from service.vllm_plugin import threads
+
+CORES = "0,1"
+
+
+@pytest.fixture(autouse=True)
+def a_small_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With two cores and the CPU build, Intel's OpenMP beside it."""
+    openmp = tmp_path / "libiomp5.so"
+    openmp.touch()
+    monkeypatch.setattr(children, "OPENMP", openmp)
+    monkeypatch.setattr(children, "is_cpu_build", lambda: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 0})
+    for name in (children.BOUND_CORES, threads.ENGINE_CORES):
+        monkeypatch.delenv(name, raising=False)
+
+
+def command(arguments: str = "") -> list[str]:
+    return children.engine_command(settings(arguments), Path("model"), 1, 8, ["model.layers.0.mlp.down_proj"])
+
+
+def environment(arguments: str = "") -> dict[str, str]:
+    return children.engine_environment(settings(arguments), "redis://x", Path("checkpoint"))
+
+
+def settings(arguments: str) -> Settings:
+    return Settings(_env_file=None, engine_args=arguments)
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [("avx2", ["float32"]), ("avx2 avx512_bf16", []), ("avx2 amx_bf16", [])])
+def test_it_computes_in_float32_where_bfloat16_is_slow(
+    flags: str, dtype: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(precision, "CPU_FLAGS", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(f"flags : sse2 {flags}\n")
+    words = command()
+    assert [value for name, value in pairwise(words) if name == "--dtype"] == dtype
+
+
+def test_the_operators_arguments_come_last() -> None:
+    assert command("--dtype bfloat16")[-2:] == ["--dtype", "bfloat16"]
+
+
+def test_one_process_schedules_and_computes_with_its_threads_bound() -> None:
+    assert command()[-2:] == children.ONE_PROCESS
+    assert environment()[threads.ENGINE_CORES] == CORES
+    assert children.BOUND_CORES not in environment()
+
+
+@pytest.mark.parametrize("asked", ["--tensor-parallel-size=2", "-tp 2", "--distributed-executor-backend mp"])
+def test_processes_that_are_asked_for_are_vllms_own(asked: str) -> None:
+    assert children.ONE_PROCESS[-1] not in command(asked)
+    assert environment(asked)[children.BOUND_CORES] == CORES
+    assert threads.ENGINE_CORES not in environment(asked)
+
+
+@pytest.mark.parametrize("what", ["many cores", "no OpenMP of Intel's", "cores chosen by the operator"])
+def test_where_threads_cannot_be_bound_they_are_vllms_own(
+    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    match what:
+        case "many cores":
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+        case "no OpenMP of Intel's":
+            monkeypatch.setattr(children, "OPENMP", tmp_path / "none")
+        case _:
+            monkeypatch.setenv(children.BOUND_CORES, "0-1")
+    assert children.ONE_PROCESS[-1] not in command()
+    assert threads.ENGINE_CORES not in environment()
+
+
+def test_threads_are_bound_only_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    threads.bind()
+    assert not os.environ
+    os.environ[threads.ENGINE_CORES] = CORES
+    threads.bind()
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "proclist=[0,1]" in os.environ["KMP_AFFINITY"]
