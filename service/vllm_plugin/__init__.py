@@ -9,7 +9,8 @@
     source        Redis and the generator's expansion
     safe_loading  a load inside a step fails its requests and nothing else (worker and engine core)
     cpu_lora      the LoRA product on CPUs (worker), named to vLLM by `platform`
-    cpu_ops       vLLM's own compiled kernels where it takes slower ones (worker, CPUs)
+    cpu_kernel    products that numba compiles (worker, CPUs), had through `compiled`
+    cpu_ops       compiled kernels where vLLM takes slower ones (worker, CPUs)
     cpu_seeds     seeded requests with long prompts do not end the engine (worker, CPUs)
 
 vLLM calls `register` in every one of its processes, some of which never need most of this: everything heavy waits until
@@ -32,7 +33,7 @@ def register() -> None:
     hooks.when_imported("vllm.lora.model_manager", "service.vllm_plugin.cpu_lora", "watch_slots")
     hooks.when_imported("vllm.platforms.cpu", "service.vllm_plugin.platform", "change_answers")
     hooks.when_imported("vllm.kernels", "service.vllm_plugin.cpu_ops", "register_norms")
-    hooks.when_imported("vllm.model_executor.layers.utils", "service.vllm_plugin.cpu_ops", "pack_weights")
+    hooks.when_imported("vllm.model_executor.layers.utils", "service.vllm_plugin.cpu_ops", "choose_products")
     hooks.when_imported("vllm.v1.worker.cpu_model_runner", "service.vllm_plugin.cpu_seeds", "keep_seeds")
     hooks.when_imported("vllm.lora.worker_manager", "service.vllm_plugin.safe_loading", "guard_loads")
     hooks.when_imported("vllm.v1.worker.gpu_worker", "service.vllm_plugin.safe_loading", "report_failures")

@@ -1,4 +1,5 @@
-"""y += scale * B A x for a few rows of many adapters at once, as fast as memory gives the weights: compiled by numba.
+"""Products of a few rows as fast as memory gives the weights, compiled by numba: y += scale * B A x for those of many adapters
+at once, and y = x w^T.
 
 torch's batched product packs a slot's weights anew for the one to eight rows that a step of generation has for it, and reads
 all slots between the first and the last. Here the weights of the slots in use are read once, as they lie, and each meets four
@@ -66,19 +67,39 @@ def add_products(dtype: torch.dtype) -> Callable[[Array, Array, Array, Array, Wo
 
     x: N x d_in; a: S x R x d_in; b: S x width x R. Compiled on first use (some seconds) and kept on disk where there is a place.
     """
-    if torch.get_num_threads() != config.NUMBA_NUM_THREADS:  # numba would set OpenMP's number, which is torch's as well
-        raise RuntimeError(f"numba has {config.NUMBA_NUM_THREADS} threads, torch {torch.get_num_threads()}")
     numbers, stored = types.Array(types.int64, 1, "C"), _TYPES[dtype]
     two, three = types.Array(stored, 2, "C"), types.Array(stored, 3, "C")
     work = types.NamedTuple([*[numbers] * 4, types.int64], Work)
-    signature = types.void(two, two, three, three, work, types.float64)
+    return _compiled(types.void(two, two, three, three, work, types.float64), _add_products)
+
+
+@cache
+def product() -> Callable[[Array, Array, Array], None]:
+    """(y, x, weights): y (N x d_out) = x weights^T, in float32.
+
+    x: N x d_in in float32; weights: d_out x d_in in bfloat16. Compiled as `add_products` is.
+    """
+    two = types.Array(types.float32, 2, "C")
+    return _compiled(types.void(two, two, types.Array(types.uint16, 2, "C")), _product)
+
+
+def _compiled(signature: Any, function: Callable[..., None]) -> Callable[..., None]:
+    if torch.get_num_threads() != config.NUMBA_NUM_THREADS:  # numba would set OpenMP's number, which is torch's as well
+        raise RuntimeError(f"numba has {config.NUMBA_NUM_THREADS} threads, torch {torch.get_num_threads()}")
     options: dict[str, Any] = {"parallel": True, "fastmath": _MATH, "nogil": True}
-    compiled: Callable[[Array, Array, Array, Array, Work, float], None]
+    compiled: Callable[..., None]
     try:
-        compiled = njit(signature, cache=True, **options)(_add_products)
+        compiled = njit(signature, cache=True, **options)(function)
     except RuntimeError:  # there is no place for a cache
-        compiled = njit(signature, **options)(_add_products)
+        compiled = njit(signature, **options)(function)
     return compiled
+
+
+def _product(y: Any, x: Any, weights: Any) -> None:
+    width = weights.shape[0]
+    for block in prange((width + _A_ROWS - 1) // _A_ROWS):
+        first = block * _A_ROWS
+        _multiply(y, weights, x, 0, x.shape[0], first, min(first + _A_ROWS, width), x.shape[1])
 
 
 def _add_products(y: Any, x: Any, a: Any, b: Any, work: Any, scale: float) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from service.vllm_plugin.hooks import logger
+from service.vllm_plugin.compiled import kernel
 
 # The rows of one slot: (slot, slice) where they lie side by side, (slot, row numbers) otherwise.
 Group = tuple[int, slice | Tensor]
@@ -35,20 +34,6 @@ class Part:
     columns: slice
     alone: list[tuple[slice | Tensor, Tensor, Tensor]]  # rows, A and B of a slot: products of its own
     few: tuple[Any, ...] | None  # a, b and the work of the compiled kernel
-
-
-@cache
-def kernel(dtype: torch.dtype = torch.float32) -> ModuleType | None:
-    """`cpu_kernel`, ready for adapters in `dtype`, or None where numba cannot compile: every product is then one of torch's."""
-    try:
-        from service.vllm_plugin import cpu_kernel
-
-        if dtype in cpu_kernel.DTYPES:  # now, and not at the first request's expense
-            cpu_kernel.add_products(dtype)
-    except Exception as error:
-        logger.warning("genadapter: the compiled LoRA product is left out (%s: %s)", type(error).__name__, error)
-        return None
-    return cpu_kernel
 
 
 def group_rows(indices: Tensor) -> list[Group]:

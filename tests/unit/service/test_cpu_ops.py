@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import linear
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("every_core")]
 EPSILON = 1e-5
 # Of bfloat16's 8 bits, in which a norm rounds once or twice.
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 0.016, "atol": 1e-6}}
@@ -76,7 +77,7 @@ def layers(monkeypatch):
     changed = [(utils, "dispatch_cpu_unquantized_gemm"), (utils, "check_cpu_sgl_kernel")]
     for holder, name in [*changed, (utils.ops, "weight_packed_linear_cpu")]:
         monkeypatch.setattr(holder, name, getattr(holder, name))  # put back afterwards
-    cpu_ops.pack_weights(utils)
+    cpu_ops.choose_products(utils)
     return utils
 
 
@@ -101,6 +102,35 @@ def test_products_with_packed_weights(layers, monkeypatch, width, inputs, bias):
         fits = width % 32 == 0 and inputs % 32 == 0 and inputs <= 4096
         assert bool(packed) == (fits and not bias and torch.cpu._is_avx512_bf16_supported())
         assert not bias or layer.bias.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("width", "inputs"), [(96, 64), (576, 1536), (100, 60), (1, 7)])
+def test_products_of_few_rows_in_float32_read_bfloat16(layers, width, inputs, bias):
+    random = torch.Generator().manual_seed(1)
+    layer = torch.nn.Linear(inputs, width, bias=bias)
+    layer.weight.data = torch.randn(width, inputs, generator=random).bfloat16().float()
+    weight, added = layer.weight.data.clone(), layer.bias.data.clone() if bias else None
+    layers.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    few = []
+    layer.cpu_linear = replace(layer.cpu_linear, few=_noting(few, layer.cpu_linear.few))
+    for rows in (0, 1, 3, 4, 12, 13, 33):
+        x = torch.randn(rows, inputs, generator=random)
+        product = layer.cpu_linear(x, layer.weight, layer.bias)
+        torch.testing.assert_close(product, linear(x, weight, added), rtol=1e-4, atol=1e-4)
+    x = torch.randn(4, 2 * inputs, generator=random)[:, :inputs]  # there is something between its rows
+    torch.testing.assert_close(
+        layer.cpu_linear(x, layer.weight, layer.bias), linear(x, weight, added), rtol=1e-4, atol=1e-4
+    )
+    assert len(few) == 5
+
+
+def test_weights_that_bfloat16_would_round_are_left_to_vllm(layers):
+    layer = torch.nn.Linear(64, 32, bias=False)
+    layer.weight.data.zero_()[3, 5] = 1 + 2**-20
+    layers.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    x = torch.eye(64)[5:6]
+    assert layer.cpu_linear(x, layer.weight, None)[0, 3] == 1 + 2**-20
 
 
 def _noting(calls, function):

@@ -28,8 +28,12 @@ def a_small_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def command(arguments: str = "") -> list[str]:
-    return children.engine_command(settings(arguments), Path("model"), 1, 8, ["model.layers.0.mlp.down_proj"])
+def command(arguments: str = "", model: Path = Path("model")) -> list[str]:
+    return children.engine_command(settings(arguments), model, 1, 8, ["model.layers.0.mlp.down_proj"])
+
+
+def dtypes(words: list[str]) -> list[str]:
+    return [value for name, value in pairwise(words) if name == "--dtype"]
 
 
 def environment(arguments: str = "") -> dict[str, str]:
@@ -46,8 +50,17 @@ def test_it_computes_in_float32_where_bfloat16_is_slow(
 ) -> None:
     monkeypatch.setattr(precision, "CPU_FLAGS", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(f"flags : sse2 {flags}\n")
-    words = command()
-    assert [value for name, value in pairwise(words) if name == "--dtype"] == dtype
+    assert dtypes(command()) == dtype
+
+
+@pytest.mark.parametrize(("share", "dtype"), [(0.1, ["float32"]), (0.25, [])])
+def test_a_model_that_would_fill_the_memory_stays_as_it_is(
+    share: float, dtype: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(children, "cpu_has_bfloat16", lambda: False)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    assert dtypes(command(model=tmp_path)) == dtype
 
 
 def test_the_operators_arguments_come_last() -> None:
