@@ -61,11 +61,13 @@ def _only_for_a_compiler(default: Callable[[], bool]) -> Callable[[Any], bool]:
 
 
 def _by_forking(default: Callable[[Any], None]) -> Callable[[Any, Any], None]:
-    """The process that computes begins with what the server has imported, seconds of a start; elsewhere vLLM forks by default,
-    and has no other thread running when it does."""
+    """The process that computes begins with what the server has imported, seconds of a start. vLLM's own default where it is a
+    library, and it has no other thread running then, unless spans are sent: that thread could hold a lock for ever in the fork.
+    """
 
     def check_and_update_config(_cls: Any, vllm_config: Any) -> None:
         default(vllm_config)
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        if vllm_config.observability_config.otlp_traces_endpoint is None:
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 
     return check_and_update_config

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import torch
 
+from service.children import MAX_BOUND_CORES
 from service.errors import AdapterDamaged
 from service.launcher import Supervisor
 from tests.integration.reference import Reference
@@ -132,20 +133,36 @@ def test_concurrent_first_uses_load_once_and_agree(engine: Engine):
     assert engine.names() >= {name}
 
 
-def resident_bytes(engine: Engine) -> int:
-    """Of all processes of the engine: its keeper's descendants."""
+def processes(engine: Engine) -> dict[int, int]:
+    """The engine's processes and their resident bytes: its keeper and the keeper's descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        parents[int(stat.parent.name)] = int(fields[1]), int(fields[21])
-    family, total = {engine.child.pid}, 0
+        parents[int(stat.parent.name)] = int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    family = {engine.child.pid}
     for _ in range(4):
         family |= {pid for pid, (parent, _) in parents.items() if parent in family}
-    total = sum(pages for pid, (_, pages) in parents.items() if pid in family)
-    return total * os.sysconf("SC_PAGE_SIZE")
+    return {pid: resident for pid, (_, resident) in parents.items() if pid in family}
+
+
+def resident_bytes(engine: Engine) -> int:
+    return sum(processes(engine).values())
+
+
+def test_one_process_schedules_and_computes_a_thread_on_each_core(engine: Engine):
+    """As `service.children` means it: vLLM's own way, one process more, would show as a worker."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) > MAX_BOUND_CORES:
+        pytest.skip("on a large machine threads are bound by vLLM's own choice")
+    engine.complete(BASE_MODEL, "Hello")
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in processes(engine)}
+    assert not [name for name in names.values() if "Worker" in name]
+    [core] = [pid for pid, name in names.items() if name.startswith("VLLM::EngineCor")]
+    bound = [os.sched_getaffinity(int(thread.name)) for thread in Path(f"/proc/{core}/task").iterdir()]
+    assert {frozenset(threads) for threads in bound} >= {frozenset([core]) for core in cores}
 
 
 def test_five_hundred_adapters_through_room_for_eight(

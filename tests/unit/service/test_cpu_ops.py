@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn.functional import linear
+
+from service.vllm_plugin.threads import ENGINE_CORES
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("every_core")]
 EPSILON = 1e-5
@@ -142,6 +145,7 @@ def _noting(calls, function):
 
 
 CONFIGURED = """
+import os
 from vllm.engine.arg_utils import EngineArgs
 from vllm.config import set_current_vllm_config
 from vllm.platforms import current_platform
@@ -150,7 +154,8 @@ config = EngineArgs(model=%r, enable_lora=True, enforce_eager=True).create_engin
 priority, compilation = config.kernel_config.ir_op_priority, config.compilation_config
 with set_current_vllm_config(config):
     opaque = current_platform.opaque_attention_op()
-print("CONFIGURED", priority.rms_norm, priority.fused_add_rms_norm, compilation.custom_ops, opaque)
+method = os.environ["VLLM_WORKER_MULTIPROC_METHOD"]
+print("CONFIGURED", priority.rms_norm, priority.fused_add_rms_norm, compilation.custom_ops, opaque, method)
 """
 
 
@@ -160,6 +165,7 @@ def test_vllm_takes_them():
     from generator.base_model import resolve_base_model
 
     program = CONFIGURED % str(resolve_base_model("smollm2-135m-instruct"))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, ENGINE_CORES: "0"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
     ours = ["genadapter", "native"]
-    assert f"CONFIGURED {ours} {ours} ['all'] False" in done.stdout, done.stdout + done.stderr[-2000:]
+    assert f"CONFIGURED {ours} {ours} ['all'] False fork" in done.stdout, done.stdout + done.stderr[-2000:]

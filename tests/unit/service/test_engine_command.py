@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from generator import precision
 from service import children
 from service.settings import Settings
-from service.vllm_plugin import threads
+from service.vllm_plugin import platform, threads
 
 CORES = "0,1"
 
@@ -103,3 +105,14 @@ def test_threads_are_bound_only_where_it_is_asked(monkeypatch: pytest.MonkeyPatc
     threads.bind()
     assert os.environ["OMP_NUM_THREADS"] == "2"
     assert "proclist=[0,1]" in os.environ["KMP_AFFINITY"]
+
+
+@pytest.mark.parametrize(("endpoint", "method"), [(None, "fork"), ("http://collector/v1/traces", "spawn")])
+def test_nothing_is_forked_beside_a_thread_that_sends_spans(
+    endpoint: str | None, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "")
+    vllms_own = partial(os.environ.__setitem__, "VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    config = SimpleNamespace(observability_config=SimpleNamespace(otlp_traces_endpoint=endpoint))
+    platform._by_forking(lambda _: vllms_own())(None, config)
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == method
