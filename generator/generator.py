@@ -17,7 +17,7 @@ from generator.config import GeneratorConfig, Strategy
 from generator.encode import Encoder, State, cut, decoder_layers
 from generator.factors import factorize
 from generator.model import GeneratorNetwork
-from generator.precision import quickest
+from generator.processor import quickest
 from generator.state import state_from_bytes, state_to_bytes
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from generator.processor import usable_cores
 from service.errors import AdapterDamaged, GeneratorUnavailable, TooLarge
 from service.settings import Settings
 
@@ -164,6 +165,8 @@ def load_backend(settings: Settings) -> Backend:
     # Before torch loads OpenMP: threads that spin while they wait take the cores from the engine beside us, and with
     # both spinning on two cores a factorization of 0.4 s was seen to take half a minute.
     os.environ.setdefault(WAIT_POLICY, "PASSIVE")
+    if (cores := usable_cores()) < len(os.sched_getaffinity(0)):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a batch is one text
     from generator import load_generator
     from generator.generator import resolve_dtype

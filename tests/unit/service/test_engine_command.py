@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from generator import precision
+from generator import processor
 from service import children
 from service.settings import Settings
 from service.vllm_plugin import platform, threads
@@ -26,7 +26,8 @@ def a_small_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(children, "OPENMP", openmp)
     monkeypatch.setattr(children, "is_cpu_build", lambda: True)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 0})
-    for name in (children.BOUND_CORES, threads.ENGINE_CORES):
+    monkeypatch.setattr(processor, "OWN_GROUPS", tmp_path / "cgroup")
+    for name in (children.BOUND_CORES, threads.ENGINE_CORES, threads.ENGINE_THREADS, "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -50,7 +51,7 @@ def settings(arguments: str) -> Settings:
 def test_it_computes_in_float32_where_bfloat16_is_slow(
     flags: str, dtype: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(precision, "CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPU_FLAGS", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(f"flags : sse2 {flags}\n")
     assert dtypes(command()) == dtype
 
@@ -72,14 +73,15 @@ def test_the_operators_arguments_come_last() -> None:
 def test_one_process_schedules_and_computes_with_its_threads_bound() -> None:
     assert command()[-2:] == children.ONE_PROCESS
     assert environment()[threads.ENGINE_CORES] == CORES
+    assert environment()[threads.ENGINE_THREADS] == "2"
     assert children.BOUND_CORES not in environment()
 
 
-@pytest.mark.parametrize("asked", ["--tensor-parallel-size=2", "-tp 2", "--distributed-executor-backend mp"])
+@pytest.mark.parametrize("asked", ["--tensor_parallel_size=2", "-tp 2", "--distributed-executor-backend mp"])
 def test_processes_that_are_asked_for_are_vllms_own(asked: str) -> None:
     assert children.ONE_PROCESS[-1] not in command(asked)
     assert environment(asked)[children.BOUND_CORES] == CORES
-    assert threads.ENGINE_CORES not in environment(asked)
+    assert threads.ENGINE_THREADS not in environment(asked)
 
 
 @pytest.mark.parametrize("what", ["many cores", "no OpenMP of Intel's", "cores chosen by the operator"])
@@ -94,16 +96,29 @@ def test_where_threads_cannot_be_bound_they_are_vllms_own(
         case _:
             monkeypatch.setenv(children.BOUND_CORES, "0-1")
     assert children.ONE_PROCESS[-1] not in command()
-    assert threads.ENGINE_CORES not in environment()
+    assert threads.ENGINE_THREADS not in environment()
+
+
+def test_a_container_has_a_thread_for_each_core_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(children, "usable_cores", lambda: 3)
+    assert command()[-2:] == children.ONE_PROCESS
+    assert environment()[threads.ENGINE_THREADS] == "3"
+    assert not environment()[threads.ENGINE_CORES]
+    asked = environment("-tp 2")
+    assert (asked[children.BOUND_CORES], asked["OMP_NUM_THREADS"]) == ("nobind", "3")
 
 
 def test_threads_are_bound_only_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {})
     threads.bind()
     assert not os.environ
-    os.environ[threads.ENGINE_CORES] = CORES
+    os.environ[threads.ENGINE_THREADS] = "2"
     threads.bind()
     assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "KMP_AFFINITY" not in os.environ
+    os.environ[threads.ENGINE_CORES] = CORES
+    threads.bind()
     assert "proclist=[0,1]" in os.environ["KMP_AFFINITY"]
 
 
