@@ -24,7 +24,8 @@ from service.settings import Settings
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 900.0
-_LIMITS = httpx.Limits(max_connections=256)
+# The servers drop idle connections after 5 s: dropped before, so that no request goes out on one that is just closed.
+_LIMITS = httpx.Limits(max_connections=256, keepalive_expiry=2.0)
 
 
 @dataclass
