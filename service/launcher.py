@@ -188,24 +188,30 @@ class Child:
             self._show(f"{self.spec.name} | {text}")
 
     async def stop(self) -> None:
-        """End the child and wait for it. Idempotent."""
+        """End the child and wait for it: at once if it was not ready yet, when it has nothing to finish. Idempotent."""
+        was_ready = self.is_ready
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         process = self._process
         if process is not None and process.returncode is None:
-            if process.stdin is not None:
-                process.stdin.close()  # tells the keeper
-            relay = asyncio.create_task(self._relay(process))
-            try:
-                async with asyncio.timeout(self.spec.grace_s + KEEPER_MARGIN_S):
-                    await _exit_code(process)
-            except TimeoutError:
-                process.kill()
-                await _exit_code(process)
-            finally:
-                relay.cancel()
+            await self._end(process, asked=was_ready)
         self.spec.on_stop()
+
+    async def _end(self, process: asyncio.subprocess.Process, asked: bool) -> None:
+        relay = asyncio.create_task(self._relay(process))
+        try:
+            if asked and process.stdin is not None:
+                process.stdin.close()  # tells the keeper
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.spec.grace_s + KEEPER_MARGIN_S):
+                        await _exit_code(process)
+            if process.returncode is None:
+                process.kill()  # the keeper, whose guard then kills the group
+                await _exit_code(process)
+                await asyncio.wait({relay}, timeout=LAST_LINES_S)  # until all are gone who could have said more
+        finally:
+            relay.cancel()
 
 
 async def _exit_code(process: asyncio.subprocess.Process) -> int:

@@ -112,6 +112,24 @@ def test_stopping_ends_grandchildren_too(tmp_path):
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 
+def test_a_child_that_is_not_ready_yet_is_not_asked_to_end(tmp_path):
+    """vLLM, asked while it starts, first goes on with that."""
+    pids = tmp_path / "pids"
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WITH_GRANDCHILD
+
+    async def never() -> bool:
+        return False
+
+    async def run() -> None:
+        async with asyncio.timeout(30), Supervisor(lambda line: None) as supervisor:
+            supervisor.start(spec(stubborn, str(pids), is_ready=never, grace_s=600))
+            while not (pids.exists() and len(pids.read_text().split()) == 2):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
 def test_everything_ends_when_the_service_is_killed(tmp_path):
     pids = tmp_path / "pids"
     service = f"""
