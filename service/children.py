@@ -28,7 +28,7 @@ PROBE_TIMEOUT_S = 2.0
 LOCK_WAIT_S = 5.0
 # Share of the machine's memory that the embedded store may fill before it refuses writes (it never evicts).
 STORE_MEMORY_SHARE = 0.25
-# And that the engine's weights may fill in float32, where that is the quicker precision.
+# Share that the engine's weights may fill in float32, where that is the quicker precision.
 WEIGHTS_MEMORY_SHARE = 0.5
 # The ranks that vLLM knows (config/lora.py); an adapter of any smaller rank fits.
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -204,7 +204,9 @@ def in_one_process(settings: Settings) -> bool:
     """Whether the engine's scheduler computes, too (`ONE_PROCESS`)."""
     asked = {argument.partition("=")[0].replace("_", "-") for argument in settings.engine_arguments}
     small = usable_cores() <= MAX_BOUND_CORES and BOUND_CORES not in os.environ
-    return is_cpu_build() and small and OPENMP.is_file() and not asked & MORE_PROCESSES
+    # The user's own list of libraries takes the place of ours. The OpenMP that torch brings along does not survive a fork.
+    preloaded = OPENMP.is_file() and OPENMP.name in os.environ.get("LD_PRELOAD", OPENMP.name)
+    return is_cpu_build() and small and preloaded and not asked & MORE_PROCESSES
 
 
 def engine_environment(settings: Settings, redis_url: str, checkpoint: Path) -> dict[str, str]:

@@ -118,7 +118,7 @@ class _FewRows:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         width, inputs = self.weights.shape
-        if x.numel() > _FEW_ROWS * inputs or not x.is_contiguous():
+        if x.numel() > _FEW_ROWS * inputs or x.dtype != torch.float32 or not x.is_contiguous():
             return self.many(x, weight, bias)
         y = x.new_empty(*x.shape[:-1], width)
         self.few(y.view(-1, width).numpy(), x.view(-1, inputs).numpy(), self.weights)

@@ -27,7 +27,7 @@ def a_small_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(children, "is_cpu_build", lambda: True)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 0})
     monkeypatch.setattr(processor, "OWN_GROUPS", tmp_path / "cgroup")
-    for name in (children.BOUND_CORES, threads.ENGINE_CORES, threads.ENGINE_THREADS, "OMP_NUM_THREADS"):
+    for name in (children.BOUND_CORES, threads.ENGINE_CORES, threads.ENGINE_THREADS, "OMP_NUM_THREADS", "LD_PRELOAD"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -84,7 +84,9 @@ def test_processes_that_are_asked_for_are_vllms_own(asked: str) -> None:
     assert threads.ENGINE_THREADS not in environment(asked)
 
 
-@pytest.mark.parametrize("what", ["many cores", "no OpenMP of Intel's", "cores chosen by the operator"])
+@pytest.mark.parametrize(
+    "what", ["many cores", "no OpenMP of Intel's", "another library", "cores chosen by the operator"]
+)
 def test_where_threads_cannot_be_bound_they_are_vllms_own(
     what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -93,6 +95,8 @@ def test_where_threads_cannot_be_bound_they_are_vllms_own(
             monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
         case "no OpenMP of Intel's":
             monkeypatch.setattr(children, "OPENMP", tmp_path / "none")
+        case "another library":
+            monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
         case _:
             monkeypatch.setenv(children.BOUND_CORES, "0-1")
     assert children.ONE_PROCESS[-1] not in command()
