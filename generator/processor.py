@@ -22,7 +22,12 @@ def quickest(device: str) -> Literal["float32", "bfloat16"]:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies matrices in bfloat16."""
-    return CPU_FLAGS.is_file() and bool(BFLOAT16_FLAGS & set(CPU_FLAGS.read_text().split()))
+    return bool(BFLOAT16_FLAGS & cpu_flags())
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets that Linux names, among the other words of its description."""
+    return frozenset(CPU_FLAGS.read_text().split() if CPU_FLAGS.is_file() else ())
 
 
 def usable_cores() -> int:

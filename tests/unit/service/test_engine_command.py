@@ -62,7 +62,7 @@ def test_a_model_that_would_fill_the_memory_stays_as_it_is(
 ) -> None:
     monkeypatch.setattr(children, "cpu_has_bfloat16", lambda: False)
     with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+        file.truncate(int(share * children._memory_bytes()))
     assert dtypes(command(model=tmp_path)) == dtype
 
 
