@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -44,22 +45,40 @@ def vanish(engine: Engine, name: str) -> None:
         folder.rmdir()
 
 
+@contextmanager
+def generating(engine: Engine, model: str) -> Iterator[None]:
+    """A request that has its first token when the block begins and goes on as long as the model's context allows."""
+    body = {"model": model, "prompt": "Once upon a time", "max_tokens": 1000, "ignore_eos": True, "stream": True}
+    with engine.client.stream("POST", "/v1/completions", json=body) as response:
+        assert response.status_code == 200
+        lines = response.iter_lines()  # let go, it would close the connection
+        assert "text" in next(lines)
+        yield
+
+
 def load_inside_a_step(engine: Engine, name: str, first_seed: int, meanwhile: Callable[[], object]) -> httpx.Response:
     """The answer of a request whose adapter is pushed out of the engine's memory after the request was taken in.
 
-    Four others hold the slots of a step while it waits, and six more go through the memory. All of them must succeed.
+    Four others hold the slots of a step while it waits, and six more go through the memory; then one of the four gives its
+    slot up. All the others must succeed.
     """
-    holders = [Request(engine, engine.publish(seed), 600) for seed in range(first_seed, first_seed + 4)]
-    wait_for(lambda: gauge(engine, "num_requests_running") == 4)
-    request = Request(engine, name, 8)
-    wait_for(lambda: gauge(engine, "num_requests_waiting") >= 1)
-    meanwhile()
-    others = [engine.publish(seed) for seed in range(first_seed + 4, first_seed + 10)]
-    more = [Request(engine, other, 2) for other in others]
-    wait_for(lambda: engine.names() >= set(others))
-    assert gauge(engine, "num_requests_waiting") >= 1, "the slots were given up too early for this test"
-    assert [other.response.status_code for other in (*holders, *more)] == [200] * 10
-    return request.response
+    names = [engine.publish(seed) for seed in range(first_seed, first_seed + 10)]
+    holders, last, others = names[:3], names[3], names[4:]
+    with ExitStack() as slots, ExitStack() as slot:
+        for holder in holders:
+            slots.enter_context(generating(engine, holder))
+        slot.enter_context(generating(engine, last))
+        request = Request(engine, name, 8)
+        wait_for(lambda: gauge(engine, "num_requests_waiting") >= 1)
+        meanwhile()
+        more = [Request(engine, other, 2) for other in others]
+        wait_for(lambda: engine.names() >= set(others))
+        assert gauge(engine, "num_requests_waiting") >= 1, "the slots were given up too early for this test"
+        slot.close()
+        assert [other.response.status_code for other in more] == [200] * 6
+        response = request.response
+        wait_for(lambda: gauge(engine, "num_requests_running") == 3)
+    return response
 
 
 def test_files_that_vanish_are_made_again_inside_a_step(engine: Engine):
