@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -158,9 +158,9 @@ def read_factors(data: bytes) -> tuple[Tensor, Tensor]:
     return u.float(), v.float()
 
 
-def expand(data: bytes, expander: Expander, *, trim: bool = False) -> Lora:
+def expand(data: bytes, expander: Expander, *, trim: bool = False, each: Callable[..., Iterable[Any]] = map) -> Lora:
     """The LoRA of stored bytes; with `trim` without the directions that are zero in every module, since a short document has fewer
-    than the rank. Raises `DamagedAdapter`; ValueError for an adapter of another generator."""
+    than the rank; `each` as in `Expander.expand`. Raises `DamagedAdapter`; ValueError for an adapter of another generator."""
     header = read_header(data)
     if header.get("generator") != expander.fingerprint:
         raise ValueError("the adapter was made by another generator than the one that is served")
@@ -168,4 +168,4 @@ def expand(data: bytes, expander: Expander, *, trim: bool = False) -> Lora:
     if trim:
         used = max([1, *(u.any(1).any(0).nonzero()[-1:, 0] + 1).tolist()])
         u, v = u[..., :used], v[..., :used]
-    return Lora(expander.expand(u, v), u.shape[-1], expander.config.scaling * u.shape[-1])
+    return Lora(expander.expand(u, v, each), u.shape[-1], expander.config.scaling * u.shape[-1])

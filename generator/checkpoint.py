@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from generator.config import ConfigError, GeneratorConfig
 
@@ -36,14 +37,26 @@ class Expander:
     a1: list[Tensor]  # r1 x d_in each
     b: list[Tensor]  # d_out x r2 each
 
-    def expand(self, u: Tensor, v: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """lora_A = U^T A1 (k x d_in), lora_B = B V (d_out x k) of every target, float32. u: M x r1 x k; v: M x r2 x k."""
+    def expand(
+        self, u: Tensor, v: Tensor, each: Callable[..., Iterable[Any]] = map
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """lora_A = U^T A1 (k x d_in), lora_B = B V (d_out x k) of every target, float32. u: M x r1 x k; v: M x r2 x k.
+
+        each: maps over the targets, a pool's `map` for instance.
+        """
         config = self.config
         if u.shape[:2] != (len(config.targets), config.r1) or v.shape[:2] != (len(config.targets), config.r2):
             raise ValueError("the factors' shapes are not this generator's")
         from generator.factors import expand
 
-        return expand(config.targets, u, v, [a.float() for a in self.a1], [b.float() for b in self.b])
+        def expand_one(i: int) -> dict[str, tuple[Tensor, Tensor]]:
+            one = slice(i, i + 1)
+            return expand(config.targets[one], u[one], v[one], [self.a1[i].float()], [self.b[i].float()])
+
+        lora: dict[str, tuple[Tensor, Tensor]] = {}
+        for part in each(expand_one, range(len(config.targets))):
+            lora |= part
+        return lora
 
 
 def default_checkpoint() -> Path:

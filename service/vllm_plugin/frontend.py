@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from functools import cache, partial
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from generator.processor import usable_cores
 from service.errors import AdapterDamaged, AdapterNotFound, GenadapterError, RequestError
 from service.ids import is_adapter_id
 from service.store import Store
@@ -30,6 +32,8 @@ from service.vllm_plugin.sweep import Sweep
 DEFAULT_CACHE_BYTES = 1 << 30
 # Expansions at once: each holds an adapter in float32, and the engine computes beside them.
 MAX_EXPANSIONS = 2
+# Threads that expand, a target at a time each.
+MAX_THREADS = 8
 
 
 @cache
@@ -55,6 +59,7 @@ class Frontend:
         self._store: Store | None = None
         self._base: asyncio.Task[bool] | None = None
         self._expansions = asyncio.Semaphore(MAX_EXPANSIONS)
+        self._threads = ThreadPoolExecutor(min(MAX_THREADS, usable_cores()), initializer=_compute_alone)
         self._loading: dict[str, asyncio.Task[Path | None]] = {}
         self._sweep: asyncio.Task[None] | None = None
 
@@ -108,7 +113,7 @@ class Frontend:
             return None
         try:
             dtype = None if self.models is None else self.models.model_config.dtype
-            return await self.files.bring(adapter_id, partial(_expand, self._source, payload, dtype))
+            return await self.files.bring(adapter_id, partial(_expand, self._source, payload, dtype, self._threads.map))
         except AdapterDamaged:
             # As the store does with bytes that are not those of the record: removed, so that it can be made anew.
             if record := await store.get(adapter_id):
@@ -145,12 +150,18 @@ class Frontend:
             self._sweep = asyncio.create_task(Sweep(self).run())
 
 
-def _expand(source: AdapterSource, payload: bytes, dtype: Any, parent: Path) -> Path:
+def _compute_alone() -> None:
+    """In this thread: beside a busy engine two threads that share a product wait for each other fifteen times longer."""
     import torch
 
-    # This thread's number. The products are small, and beside a busy engine two threads wait for each other fifteen times longer.
     torch.set_num_threads(1)
-    return source.expand(payload, parent, dtype)
+
+
+def _expand(
+    source: AdapterSource, payload: bytes, dtype: Any, each: Callable[..., Iterable[Any]], parent: Path
+) -> Path:
+    _compute_alone()
+    return source.expand(payload, parent, dtype, each)
 
 
 def _is_base_of(source: AdapterSource, base_model: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service.errors import AdapterDamaged, AdapterMismatch, AdapterNotFound
 from service.store import Store
@@ -45,9 +46,15 @@ class AdapterSource:
 
         return load_expander(self._checkpoint)
 
-    def expand(self, payload: bytes, parent: Path, dtype: torch.dtype | None = None) -> Path:
+    def expand(
+        self,
+        payload: bytes,
+        parent: Path,
+        dtype: torch.dtype | None = None,
+        each: Callable[..., Iterable[Any]] = map,
+    ) -> Path:
         """A sealed LoRA folder below `parent`, in float32 or in the engine's `dtype`, to which it would round it anyway: half
-        the bytes to write, to check and to read again. Raises AdapterMismatch or AdapterDamaged."""
+        the bytes to write, to check and to read again. `each` maps over the targets. Raises AdapterMismatch or AdapterDamaged."""
         from generator.adapter import DamagedAdapter, expand, read_header
 
         try:
@@ -57,7 +64,7 @@ class AdapterSource:
                 or header.get("base_model") != self.expander.base_fingerprint
             ):
                 raise AdapterMismatch
-            lora = expand(payload, self.expander, trim=True)
+            lora = expand(payload, self.expander, trim=True, each=each)
         except DamagedAdapter as error:
             raise AdapterDamaged(str(error)) from error
         if dtype is not None:
