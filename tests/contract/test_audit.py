@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from service.auth import hash_key
 from service.cli import app as command_line
 from tests.contract.conftest import StartService
-from tests.contract.test_errors import _until, check
+from tests.contract.test_errors import check
+from tests.waiting import wait_for
 
 SECRET = "the-combination-is-4711"
 
@@ -94,7 +95,7 @@ def test_too_much_at_once_is_busy(start_service: StartService) -> None:
         waiting = threading.Thread(target=lambda: other.post("/contextualize", json={"text": "held for a while"}))
         waiting.start()
         try:
-            _until(lambda: "genadapter_requests_in_flight 2.0" in service.client.get("/metrics").text)
+            wait_for(lambda: "genadapter_requests_in_flight 2.0" in service.client.get("/metrics").text)
             check(service.client.get("/adapters"), 429)
             assert service.client.get("/healthz").status_code == 200
         finally:
@@ -113,8 +114,8 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(start_ser
                 f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
             )
             connection.sendall(head.encode() + b'{"text": "' + b"x" * 700_000)
-            _until(lambda: "genadapter_requests_in_flight 2.0" in service.client.get("/metrics").text)
-        _until(lambda: "genadapter_requests_in_flight 1.0" in service.client.get("/metrics").text)
+            wait_for(lambda: "genadapter_requests_in_flight 2.0" in service.client.get("/metrics").text)
+        wait_for(lambda: "genadapter_requests_in_flight 1.0" in service.client.get("/metrics").text)
     body = b'{"text": "' + b"y " * 300_000 + b'"}'
     answer = service.client.post("/contextualize", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 413, "too many tokens, but not too busy"
@@ -138,7 +139,7 @@ def test_a_client_that_leaves_frees_its_parser(start_service: StartService, monk
         head += f"Content-Length: {len(body)}\r\n\r\n"
         with service.connect() as connection:
             connection.sendall(head.encode() + body)
-            _until(lambda: parser._waiting == 1)
+            wait_for(lambda: parser._waiting == 1)
         assert freed.wait(10)
     assert service.client.post("/contextualize", files={"file": ("a.html", b"<p>a</p>")}).status_code == 201
 
@@ -162,7 +163,7 @@ def test_a_stream_counts_as_its_keys_request_until_its_end(start_service: StartS
             next(lines)
             assert check(ask("one"), 429)["code"] == "limit_reached"
             assert ask("other").status_code == 200
-        _until(lambda: ask("one").status_code == 200)
+        wait_for(lambda: ask("one").status_code == 200)
 
 
 def test_a_tenant_leaves_with_all_that_it_had(start_service: StartService, tmp_path: Path) -> None:

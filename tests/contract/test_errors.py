@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from tests.contract.conftest import Service, StartService
 from tests.contract.doubles import POISON
 from tests.hostile.words import packed, whole
+from tests.waiting import wait_for
 
 UNKNOWN = "ga-" + "0" * 32
 JSON = {"content-type": "application/json"}
@@ -254,11 +254,13 @@ def test_a_full_queue_answers_busy(start_service: StartService) -> None:
     service = start_service(max_queue=1)
     service.backend.open.clear()
     with post_raw(service, "/contextualize", {"text": "in the generator"}):
-        _until(lambda: service.backend.begun == 1)
+        wait_for(lambda: service.backend.begun == 1)
         with post_raw(service, "/contextualize", {"text": "waits"}):
-            _until(lambda: "genadapter_queue_depth 1.0" in service.client.get("/metrics").text)
+            wait_for(lambda: "genadapter_queue_depth 1.0" in service.client.get("/metrics").text)
             check(service.client.post("/contextualize", json={"text": "one too many"}), 429)
-        _until(lambda: "genadapter_queue_depth 0.0" in service.client.get("/metrics").text)  # its place is free at once
+        wait_for(
+            lambda: "genadapter_queue_depth 0.0" in service.client.get("/metrics").text
+        )  # its place is free at once
         service.backend.open.set()
         assert service.create("all is well again")["reused"] is False
     assert service.backend.batches == [[3], [4]], "who left was not read"
@@ -268,18 +270,11 @@ def test_a_document_that_waits_is_told_at_its_deadline(start_service: StartServi
     service = start_service(contextualize_deadline="2s")
     service.backend.open.clear()
     with post_raw(service, "/contextualize", {"text": "holds the generator"}):
-        _until(lambda: service.backend.begun == 1)
+        wait_for(lambda: service.backend.begun == 1)
         check(service.client.post("/contextualize", json={"text": "waits for too long"}), 504)
         service.backend.open.set()
     assert service.create("and all is well again")["reused"] is False
     assert service.backend.batches == [[5]], "neither of those that were told is read on"
-
-
-def _until(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate"])
@@ -289,5 +284,5 @@ def test_a_client_that_leaves_is_let_go_upstream(service: Service, path: str, st
     fields = {"prompt": "slow answer", "stream": stream} | ({"model": "tiny-model"} if path != "/generate" else {})
     sent = len(service.engine.requests)
     with post_raw(service, path, fields):
-        _until(lambda: len(service.engine.requests) > sent)
-    _until(lambda: service.engine.cancelled > before)
+        wait_for(lambda: len(service.engine.requests) > sent)
+    wait_for(lambda: service.engine.cancelled > before)

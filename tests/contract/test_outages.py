@@ -18,7 +18,8 @@ from service.settings import Settings
 from service.store import PARTS
 from tests.contract.conftest import ServerThread, Service, StartService
 from tests.contract.doubles import FakeEngine
-from tests.contract.test_errors import _until, check
+from tests.contract.test_errors import check
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_a_slow_store_is_told_in_time_and_harms_nobody_afterwards(
         store.client_pause(1500, all=True)
     for method, path in (("GET", f"/adapters/{made}"), ("DELETE", f"/adapters/{made}"), ("GET", "/adapters")):
         check(service.client.request(method, path), 503)
-    _until(lambda: service.client.get("/readyz").status_code == 200)
+    wait_for(lambda: service.client.get("/readyz").status_code == 200)
     assert service.client.get(f"/adapters/{made}").json()["id"] == made
 
 

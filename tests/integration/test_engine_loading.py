@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from tests.integration.support import TENANT, Engine, LoopThread, wait_for
+from tests.integration.support import TENANT, Engine, LoopThread
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from service import children, launcher
 from service.launcher import KEEPER, ChildFailed, ChildSpec, Supervisor
 from service.settings import Settings
+from tests.waiting import wait_for
 
 # Writes its own process id and that of a grandchild, then sleeps.
 WITH_GRANDCHILD = """
@@ -34,13 +34,6 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
-
-
-def wait_for(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def spec(code: str, *arguments: str, **options) -> ChildSpec:
