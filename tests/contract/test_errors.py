@@ -258,9 +258,8 @@ def test_a_full_queue_answers_busy(start_service: StartService) -> None:
         with post_raw(service, "/contextualize", {"text": "waits"}):
             wait_for(lambda: "genadapter_queue_depth 1.0" in service.client.get("/metrics").text)
             check(service.client.post("/contextualize", json={"text": "one too many"}), 429)
-        wait_for(
-            lambda: "genadapter_queue_depth 0.0" in service.client.get("/metrics").text
-        )  # its place is free at once
+        # Its place is free at once.
+        wait_for(lambda: "genadapter_queue_depth 0.0" in service.client.get("/metrics").text)
         service.backend.open.set()
         assert service.create("all is well again")["reused"] is False
     assert service.backend.batches == [[3], [4]], "who left was not read"
