@@ -17,6 +17,7 @@ from service.app import Loaders, create_app
 from service.connections import CONNECTIONS_PER_REQUEST, bounded_protocol
 from service.settings import Settings
 from tests.contract.doubles import IDENTITY, MODEL, FakeBackend, FakeEngine
+from tests.waiting import PATIENCE_S
 
 MAX_REQUESTS = 32
 
@@ -63,7 +64,7 @@ class Service:
 
     def connect(self) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", int(self.url.rsplit(":", 1)[1])))
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE_S)
         return connection
 
 
@@ -97,7 +98,7 @@ def start_service(
         loaders = Loaders(backend=lambda _: backend, identity=lambda _: IDENTITY, expander=lambda _: None)
         app = create_app(Settings(_env_file=None, **{**defaults, **settings}), loaders)
         server = ServerThread(app)
-        client = httpx.Client(base_url=server.url, timeout=30)
+        client = httpx.Client(base_url=server.url, timeout=PATIENCE_S)
         started.append((server, client))
         deadline = time.monotonic() + 60
         while "loading" in client.get("/readyz").text and time.monotonic() < deadline:

@@ -15,7 +15,7 @@ from service.auth import hash_key
 from service.cli import app as command_line
 from tests.contract.conftest import StartService
 from tests.contract.test_errors import check
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 SECRET = "the-combination-is-4711"
 
@@ -91,7 +91,7 @@ def test_limits_of_tenants_and_keys(start_service: StartService, tmp_path: Path)
 def test_too_much_at_once_is_busy(start_service: StartService) -> None:
     service = start_service(max_requests=1, max_body_bytes=1 << 20, max_buffered_bytes=1 << 20)
     service.backend.open.clear()
-    with httpx.Client(base_url=service.url, timeout=30) as other:
+    with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as other:
         waiting = threading.Thread(target=lambda: other.post("/contextualize", json={"text": "held for a while"}))
         waiting.start()
         try:
@@ -157,7 +157,7 @@ def test_a_stream_counts_as_its_keys_request_until_its_end(start_service: StartS
         return service.client.get("/adapters", headers={"Authorization": f"Bearer {key}"})
 
     body = {"prompt": "slow words", "stream": True}
-    with httpx.Client(base_url=service.url, headers={"Authorization": "Bearer one"}, timeout=30) as client:
+    with httpx.Client(base_url=service.url, headers={"Authorization": "Bearer one"}, timeout=PATIENCE_S) as client:
         with client.stream("POST", "/generate", json=body) as response:
             lines = response.iter_lines()  # kept: the connection closes with it
             next(lines)

@@ -13,6 +13,7 @@ import pytest
 
 from service import connections
 from tests.contract.conftest import MAX_REQUESTS, Service
+from tests.waiting import PATIENCE_S
 
 
 def answer(connection: socket.socket) -> bytes:
@@ -80,7 +81,7 @@ def test_too_many_connections_are_refused(service: Service) -> None:
     finally:
         for connection in held:
             connection.close()
-    with httpx.Client(base_url=service.url, timeout=20) as client:
+    with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client:
         assert client.get("/healthz").status_code == 200
 
 

@@ -10,12 +10,13 @@ import pytest
 from service.doc_to_lora import create_app
 from tests.contract.conftest import ServerThread, Service
 from tests.contract.doubles import MODEL
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
 def compat(service: Service) -> Iterator[httpx.Client]:
     server = ServerThread(create_app(service.url))
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
         yield client
     server.stop()
 

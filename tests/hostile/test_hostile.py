@@ -18,10 +18,9 @@ from tests.contract.test_errors import check
 from tests.hostile.pdfs import all_pdfs
 from tests.hostile.texts import NAMES, pages, plain
 from tests.hostile.words import all_words
+from tests.waiting import PATIENCE_S
 
 PARSE_S = 2
-# Well beyond the parser's time and its child's start: a request that takes longer hangs.
-ANSWER_S = 40
 READ, REFUSED = {200, 201}, {400, 413, 415, 422}
 
 
@@ -86,7 +85,7 @@ def files(trap: Trap) -> dict[tuple[str, str], bytes]:
 
 
 def upload(service: Service, name: str, data: bytes) -> httpx.Response:
-    return service.client.post("/contextualize", files={"file": (name, data)}, timeout=ANSWER_S)
+    return service.client.post("/contextualize", files={"file": (name, data)}, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize(("suffix", "name"), CORPUS)

@@ -12,9 +12,9 @@ from tests.contract.conftest import Service, StartService
 from tests.contract.test_errors import check
 from tests.hostile.pdfs import page
 from tests.hostile.words import packed, paragraph, table, whole, with_body
+from tests.waiting import PATIENCE_S
 
 CASES = int(os.environ.get("FUZZ_CASES", "12"))
-ANSWER_S = 40
 PAGE = b"<!doctype html><html><head><meta charset=utf-8><title>t</title></head><body><h1>A</h1><table><tr><td>b"
 PAGE += b"<td><pre>c  d</pre></table><p title='e'>f &amp; g<!-- h --><script>i()</script></body></html>"
 TABLE = with_body(paragraph("hello") + table(paragraph("cell") + "<w:p/>", 3))
@@ -42,7 +42,7 @@ def changed(data: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
 
 
 def judge(service: Service, name: str, data: bytes) -> None:
-    answer = service.client.post("/contextualize", files={"file": (name, data)}, timeout=ANSWER_S)
+    answer = service.client.post("/contextualize", files={"file": (name, data)}, timeout=PATIENCE_S)
     if answer.status_code not in (200, 201):
         assert answer.status_code in (413, 415, 422), answer.text
         check(answer, answer.status_code, "file")

@@ -18,11 +18,11 @@ from service.backend import Identity
 from service.settings import Settings
 from tests.contract.conftest import ServerThread
 from tests.integration.support import BASE_MODEL, Engine
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 CASES = int(os.environ.get("FUZZ_CASES", "40"))
-ANSWER_S = 60.0
 ANSWERED = {200, 400, 413, 422}
 BIG, HUGE = 2**31, 2**70
 
@@ -149,7 +149,7 @@ def client(engine: Engine, valkey_url: str) -> Iterator[httpx.Client]:
         _env_file=None, base_model=BASE_MODEL, redis_url=valkey_url, engine_url=engine.url, roles="generate"
     )
     server = ServerThread(create_app(served, loaders))
-    with httpx.Client(base_url=server.url, timeout=ANSWER_S) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
         yield client
     server.stop()
 
