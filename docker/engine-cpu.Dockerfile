@@ -13,7 +13,7 @@ ENV UV_LINK_MODE=copy \
     UV_TORCH_BACKEND=cpu
 RUN pip install --no-cache-dir "uv==${UV_VERSION}" && python -m venv --without-pip /opt/venv
 COPY docker/locks/engine-cpu.txt /build/requirements.txt
-# Bytecode: three processes import vLLM one after the other, 20 s each without and 8 s with it.
+# Bytecode: an import of vLLM takes 20 s without and 8 s with it.
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --compile-bytecode -r /build/requirements.txt
 COPY pyproject.toml README.md LICENSE /build/source/
