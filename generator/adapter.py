@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from generator.checkpoint import Expander
+    from generator.checkpoint import Expander, Mapper
     from generator.encode import State
 
 FORMAT = "genadapter-adapter-1"
@@ -158,7 +158,7 @@ def read_factors(data: bytes) -> tuple[Tensor, Tensor]:
     return u.float(), v.float()
 
 
-def expand(data: bytes, expander: Expander, *, trim: bool = False, each: Callable[..., Iterable[Any]] = map) -> Lora:
+def expand(data: bytes, expander: Expander, *, trim: bool = False, each: Mapper = map) -> Lora:
     """The LoRA of stored bytes; with `trim` without the directions that are zero in every module, since a short document has fewer
     than the rank; `each` as in `Expander.expand`. Raises `DamagedAdapter`; ValueError for an adapter of another generator."""
     header = read_header(data)

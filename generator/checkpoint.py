@@ -22,6 +22,9 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 DEFAULT_NAME = "smollm2-135m-instruct"
 _PARTS = ("norm", "A1", "A2", "A3", "B")
 
+# `map`, or one that maps side by side.
+Mapper = Callable[..., Iterable[Any]]
+
 
 class CheckpointError(ValueError):
     """A folder that holds no usable generator; the message says what is missing."""
@@ -37,9 +40,7 @@ class Expander:
     a1: list[Tensor]  # r1 x d_in each
     b: list[Tensor]  # d_out x r2 each
 
-    def expand(
-        self, u: Tensor, v: Tensor, each: Callable[..., Iterable[Any]] = map
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    def expand(self, u: Tensor, v: Tensor, each: Mapper = map) -> dict[str, tuple[Tensor, Tensor]]:
         """lora_A = U^T A1 (k x d_in), lora_B = B V (d_out x k) of every target, float32. u: M x r1 x k; v: M x r2 x k.
 
         each: maps over the targets, a pool's `map` for instance.
@@ -53,10 +54,8 @@ class Expander:
             one = slice(i, i + 1)
             return expand(config.targets[one], u[one], v[one], [self.a1[i].float()], [self.b[i].float()])
 
-        lora: dict[str, tuple[Tensor, Tensor]] = {}
-        for part in each(expand_one, range(len(config.targets))):
-            lora |= part
-        return lora
+        parts = each(expand_one, range(len(config.targets)))
+        return {name: pair for part in parts for name, pair in part.items()}
 
 
 def default_checkpoint() -> Path:

@@ -14,4 +14,4 @@ def wait_for(condition: Callable[[], object], seconds: float = PATIENCE_S) -> No
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(0.02)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from generator.processor import usable_cores
 from service.errors import AdapterDamaged, AdapterNotFound, GenadapterError, RequestError
@@ -28,6 +28,9 @@ from service.vllm_plugin.hooks import known_release, logger
 from service.vllm_plugin.metrics import EngineMetrics
 from service.vllm_plugin.source import AdapterSource
 from service.vllm_plugin.sweep import Sweep
+
+if TYPE_CHECKING:
+    from generator.checkpoint import Mapper
 
 DEFAULT_CACHE_BYTES = 1 << 30
 # Expansions at once: each holds an adapter in float32, and the engine computes beside them.
@@ -157,9 +160,7 @@ def _compute_alone() -> None:
     torch.set_num_threads(1)
 
 
-def _expand(
-    source: AdapterSource, payload: bytes, dtype: Any, each: Callable[..., Iterable[Any]], parent: Path
-) -> Path:
+def _expand(source: AdapterSource, payload: bytes, dtype: Any, each: Mapper, parent: Path) -> Path:
     _compute_alone()
     return source.expand(payload, parent, dtype, each)
 

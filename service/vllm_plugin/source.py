@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from service.errors import AdapterDamaged, AdapterMismatch, AdapterNotFound
 from service.store import Store
@@ -18,7 +17,7 @@ from service.vllm_plugin.hooks import logger
 if TYPE_CHECKING:
     import torch
 
-    from generator.checkpoint import Expander
+    from generator.checkpoint import Expander, Mapper
 
 # The engine waits for nobody: inside a step every request stands still meanwhile.
 STORE_TIMEOUT_S = 2.0
@@ -46,13 +45,7 @@ class AdapterSource:
 
         return load_expander(self._checkpoint)
 
-    def expand(
-        self,
-        payload: bytes,
-        parent: Path,
-        dtype: torch.dtype | None = None,
-        each: Callable[..., Iterable[Any]] = map,
-    ) -> Path:
+    def expand(self, payload: bytes, parent: Path, dtype: torch.dtype | None = None, each: Mapper = map) -> Path:
         """A sealed LoRA folder below `parent`, in float32 or in the engine's `dtype`, to which it would round it anyway: half
         the bytes to write, to check and to read again. `each` maps over the targets. Raises AdapterMismatch or AdapterDamaged."""
         from generator.adapter import DamagedAdapter, expand, read_header

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from service.app import Loaders, create_app
 from service.connections import CONNECTIONS_PER_REQUEST, bounded_protocol
 from service.settings import Settings
 from tests.contract.doubles import IDENTITY, MODEL, FakeBackend, FakeEngine
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_for
 
 MAX_REQUESTS = 32
 
@@ -37,10 +36,7 @@ class ServerThread:
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
-        deadline = time.monotonic() + 60
-        while not self.server.started:
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.01)
+        wait_for(lambda: self.server.started, 60)
         self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
 
     def stop(self) -> None:
@@ -100,9 +96,7 @@ def start_service(
         server = ServerThread(app)
         client = httpx.Client(base_url=server.url, timeout=PATIENCE_S)
         started.append((server, client))
-        deadline = time.monotonic() + 60
-        while "loading" in client.get("/readyz").text and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: "loading" not in client.get("/readyz").text, 60)
         return Service(client, server.url, backend, engine, app)
 
     yield start

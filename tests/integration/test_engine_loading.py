@@ -65,17 +65,16 @@ def load_inside_a_step(engine: Engine, name: str, first_seed: int, meanwhile: Ca
     """
     names = [engine.publish(seed) for seed in range(first_seed, first_seed + 10)]
     holders, last, others = names[:3], names[3], names[4:]
-    with ExitStack() as slots, ExitStack() as slot:
+    with ExitStack() as slots:
         for holder in holders:
             slots.enter_context(generating(engine, holder))
-        slot.enter_context(generating(engine, last))
-        request = Request(engine, name, 8)
-        wait_for(lambda: gauge(engine, "num_requests_waiting") >= 1)
-        meanwhile()
-        more = [Request(engine, other, 2) for other in others]
-        wait_for(lambda: engine.names() >= set(others))
-        assert gauge(engine, "num_requests_waiting") >= 1, "the slots were given up too early for this test"
-        slot.close()
+        with generating(engine, last):
+            request = Request(engine, name, 8)
+            wait_for(lambda: gauge(engine, "num_requests_waiting") >= 1)
+            meanwhile()
+            more = [Request(engine, other, 2) for other in others]
+            wait_for(lambda: engine.names() >= set(others))
+            assert gauge(engine, "num_requests_waiting") >= 1, "the slots were given up too early for this test"
         assert [other.response.status_code for other in more] == [200] * 6
         response = request.response
         wait_for(lambda: gauge(engine, "num_requests_running") == 3)

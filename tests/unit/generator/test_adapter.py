@@ -146,7 +146,8 @@ def test_sizes_are_as_the_operations_page_computes_them(
     assert adapter.state is not None
     state = generator.state_to_bytes(adapter.state)
     assert 0 <= len(state) - 4 * count * config.r1 * config.r2 < 1024
-    # As the engine's source writes it for an engine in bfloat16.
-    expand(adapter.to_bytes(), generator.expander).to(torch.bfloat16).save_peft(tmp_path / "peft", config.base_model)
-    size = (tmp_path / "peft" / "adapter_model.safetensors").stat().st_size
-    assert 0 <= size - 2 * k * widths < 1024 + 300 * count
+    lora = expand(adapter.to_bytes(), generator.expander)
+    for dtype in (torch.float32, torch.bfloat16):  # the engine's
+        lora.to(dtype).save_peft(tmp_path / "peft", config.base_model)
+        size = (tmp_path / "peft" / "adapter_model.safetensors").stat().st_size
+        assert 0 <= size - dtype.itemsize * k * widths < 1024 + 300 * count

@@ -48,9 +48,7 @@ def test_started_again_whatever_the_exit_code_and_shown_with_a_prefix():
     async def run() -> None:
         async with Supervisor(lines.append) as supervisor:
             child = supervisor.start(spec("print('\\x1b[31mhello\\x1b[0m\\rworld')"))
-            async with asyncio.timeout(20):
-                while child.restarts < 2:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            await asyncio.to_thread(wait_for, lambda: child.restarts >= 2, 20)
 
     asyncio.run(run())
     assert lines.count("child | hello") >= 2
@@ -83,9 +81,7 @@ def test_a_child_that_hangs_is_ended_and_started_again(monkeypatch):
 
         async with Supervisor(lambda line: None) as supervisor:
             child = supervisor.start(spec("import time; time.sleep(600)", is_ready=answers, hang_s=0.2))
-            async with asyncio.timeout(20):
-                while asked.count(1) < 20:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            await asyncio.to_thread(wait_for, lambda: asked.count(1) >= 20, 20)
             assert child.restarts == 1, "the second life answers, and goes on"
 
     asyncio.run(run())
@@ -97,9 +93,7 @@ def test_stopping_ends_grandchildren_too(tmp_path):
     async def run() -> None:
         async with Supervisor(lambda line: None) as supervisor:
             supervisor.start(spec(WITH_GRANDCHILD, str(pids)))
-            async with asyncio.timeout(10):
-                while not (pids.exists() and len(pids.read_text().split()) == 2):  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(wait_for, lambda: pids.exists() and len(pids.read_text().split()) == 2, 10)
 
     asyncio.run(run())
     assert all(gone(int(pid)) for pid in pids.read_text().split())
@@ -116,8 +110,7 @@ def test_a_child_that_is_not_ready_yet_is_not_asked_to_end(tmp_path):
     async def run() -> None:
         async with asyncio.timeout(30), Supervisor(lambda line: None) as supervisor:
             supervisor.start(spec(stubborn, str(pids), is_ready=never, grace_s=600))
-            while not (pids.exists() and len(pids.read_text().split()) == 2):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(wait_for, lambda: pids.exists() and len(pids.read_text().split()) == 2, 30)
 
     asyncio.run(run())
     assert all(gone(int(pid)) for pid in pids.read_text().split())
